@@ -1,0 +1,327 @@
+//! How to make a delegator.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::num::NonZero;
+use std::time::Duration;
+
+use crate::delegator::{Delegator, Plan};
+use crate::registry::Retention;
+use crate::sync::Arc;
+use crate::worker::Hook;
+
+/// Sets up a [`Delegator`]; see [`Delegator::builder`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use workpath::{Delegator, Retention};
+///
+/// let delegator = Delegator::builder()
+///     .workers(4)
+///     .queue_capacity(256)
+///     .default_timeout(Duration::from_secs(30))
+///     .retain(Retention::last(100))
+///     .thread_name("import")
+///     .build()?;
+/// # Ok::<(), workpath::BuildError>(())
+/// ```
+#[must_use = "nothing is started before build()"]
+pub struct Builder {
+    workers: Option<usize>,
+    queue_capacity: usize,
+    retention: Retention,
+    default_timeout: Option<Duration>,
+    thread_name: String,
+    stack_size: Option<usize>,
+    on_worker_start: Option<Hook>,
+    on_worker_stop: Option<Hook>,
+}
+
+impl Delegator {
+    /// A builder with the defaults: as many workers as the machine runs threads in parallel, a queue of 1,024 jobs, the
+    /// records of the last 1,024, no timeout, threads named `workpath-0`, `workpath-1`, ... with the standard library's
+    /// stack size.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::Delegator;
+    ///
+    /// let delegator = Delegator::builder().build()?;
+    /// assert!(!delegator.workers().is_empty());
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn builder() -> Builder {
+        Builder {
+            workers: None,
+            queue_capacity: 1024,
+            retention: Retention::default(),
+            default_timeout: None,
+            thread_name: "workpath".to_owned(),
+            stack_size: None,
+            on_worker_start: None,
+            on_worker_stop: None,
+        }
+    }
+}
+
+impl Builder {
+    /// How many worker threads there are, from the first job to the last. Zero is an error of [`build`](Builder::build).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::Delegator;
+    /// assert_eq!(Delegator::builder().workers(3).build()?.workers().len(), 3);
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn workers(mut self, count: usize) -> Builder {
+        self.workers = Some(count);
+        self
+    }
+
+    /// How many jobs may wait for a worker. With zero, a job is accepted only when a worker is free to take it. The memory
+    /// for the queue, 16 bytes a place, is taken by [`build`](Builder::build).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// let hand_off = Delegator::builder().workers(1).queue_capacity(0).build()?;
+    /// assert!(hand_off.try_submit(Job::new("work", |_| Ok(Vec::new()))).is_ok());
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn queue_capacity(mut self, jobs: usize) -> Builder {
+        self.queue_capacity = jobs;
+        self
+    }
+
+    /// Which records of finished jobs are kept.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Retention};
+    /// let delegator = Delegator::builder().workers(1).retain(Retention::none()).build()?;
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn retain(mut self, retention: Retention) -> Builder {
+        self.retention = retention;
+        self
+    }
+
+    /// Gives every job that has no deadline this much time from its submission. [`Duration::MAX`] is no limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// # use workpath::{Delegator, Job, JobState};
+    /// let delegator = Delegator::builder().workers(1).default_timeout(Duration::from_millis(5)).build()?;
+    /// let nap = Job::new("nap", |ctx| ctx.sleep(Duration::from_secs(60)).map(|()| Vec::new()));
+    /// assert_eq!(delegator.submit(nap)?.wait().state(), JobState::TimedOut);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn default_timeout(mut self, timeout: Duration) -> Builder {
+        self.default_timeout = Some(timeout);
+        self
+    }
+
+    /// What the threads are called: `NAME-0`, `NAME-1`, ... and `NAME-d` for the delegator's own. Linux shows the first 15
+    /// bytes. A NUL byte in it is an error of [`build`](Builder::build).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::Delegator;
+    /// let delegator = Delegator::builder().workers(1).thread_name("scan").build()?;
+    /// assert_eq!(delegator.workers()[0].thread_name, "scan-0");
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn thread_name(mut self, name: impl Into<String>) -> Builder {
+        self.thread_name = name.into();
+        self
+    }
+
+    /// The stack size of the workers in bytes. The system may round it up.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::Delegator;
+    /// let small = Delegator::builder().workers(2).stack_size(64 * 1024).build()?;
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn stack_size(mut self, bytes: usize) -> Builder {
+        self.stack_size = Some(bytes);
+        self
+    }
+
+    /// Calls this on each worker's thread before its first job, with the worker's index. A panic in it is logged, and the
+    /// worker works. A second call replaces the function.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::Delegator;
+    /// let delegator = Delegator::builder().workers(1).on_worker_start(|index| println!("worker {index}")).build()?;
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn on_worker_start(mut self, hook: impl Fn(usize) + Send + Sync + 'static) -> Builder {
+        self.on_worker_start = Some(Arc::new(hook));
+        self
+    }
+
+    /// Calls this on each worker's thread after its last job, with the worker's index. A panic in it is logged. A second call
+    /// replaces the function.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::Delegator;
+    /// let delegator = Delegator::builder().workers(1).on_worker_stop(|index| println!("bye {index}")).build()?;
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn on_worker_stop(mut self, hook: impl Fn(usize) + Send + Sync + 'static) -> Builder {
+        self.on_worker_stop = Some(Arc::new(hook));
+        self
+    }
+
+    /// Starts the delegator: its own thread and the workers.
+    ///
+    /// # Errors
+    ///
+    /// Zero workers, a thread name with a NUL byte, a queue that memory cannot hold, and a thread that the system does not
+    /// start. None of them leaves a thread behind.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::Delegator;
+    /// let error = Delegator::builder().workers(0).build().unwrap_err();
+    /// assert_eq!(error.to_string(), "workers(0): a delegator needs at least one worker");
+    /// ```
+    pub fn build(self) -> Result<Delegator, BuildError> {
+        let Builder {
+            workers,
+            queue_capacity,
+            retention,
+            default_timeout,
+            thread_name,
+            ..
+        } = self;
+        let workers = workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get));
+        if workers == 0 {
+            return Err(BuildError(Kind::NoWorkers));
+        }
+        if thread_name.contains('\0') {
+            return Err(BuildError(Kind::ThreadName(thread_name)));
+        }
+        if !can_be_allocated(queue_capacity.max(workers)) {
+            let (what, number) = if workers > queue_capacity {
+                ("workers", workers)
+            } else {
+                ("queue_capacity", queue_capacity)
+            };
+            return Err(BuildError(Kind::TooMany(what, number)));
+        }
+        Delegator::start(Plan {
+            workers,
+            queue_capacity,
+            retention,
+            default_timeout,
+            thread_name,
+            stack_size: self.stack_size,
+            on_worker_start: self.on_worker_start,
+            on_worker_stop: self.on_worker_stop,
+        })
+        .map_err(|(thread, error)| BuildError(Kind::Spawn(thread, error)))
+    }
+}
+
+/// Whether there is memory for a channel of this capacity, which would abort the process if there is not.
+fn can_be_allocated(capacity: usize) -> bool {
+    /// What the channel needs for a place: a stamp and a pointer.
+    type Place = [usize; 2];
+    Vec::<Place>::new().try_reserve_exact(capacity).is_ok()
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // All fields by name, so that a new one is not forgotten.
+        let Builder {
+            workers,
+            queue_capacity,
+            retention,
+            default_timeout,
+            thread_name,
+            stack_size,
+            on_worker_start,
+            on_worker_stop,
+        } = self;
+        f.debug_struct("Builder")
+            .field("workers", workers)
+            .field("queue_capacity", queue_capacity)
+            .field("retention", retention)
+            .field("default_timeout", default_timeout)
+            .field("thread_name", thread_name)
+            .field("stack_size", stack_size)
+            .field("on_worker_start", &on_worker_start.as_ref().map(|_| "<function>"))
+            .field("on_worker_stop", &on_worker_stop.as_ref().map(|_| "<function>"))
+            .finish()
+    }
+}
+
+/// Why a [`Delegator`] was not built. `Display` names the setting and its value.
+///
+/// # Examples
+///
+/// ```
+/// use workpath::Delegator;
+///
+/// let error = Delegator::builder().thread_name("a\0b").build().unwrap_err();
+/// assert!(error.to_string().contains(r#""a\0b""#));
+/// ```
+#[derive(Debug)]
+pub struct BuildError(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    NoWorkers,
+    ThreadName(String),
+    /// A number, by the name of its setter, that memory cannot hold.
+    TooMany(&'static str, usize),
+    /// A thread, by its name, that the system did not start.
+    Spawn(String, io::Error),
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::NoWorkers => f.write_str("workers(0): a delegator needs at least one worker"),
+            Kind::ThreadName(name) => {
+                write!(f, "thread_name({name:?}): a thread name cannot have a NUL byte")
+            }
+            Kind::TooMany(setter, number) => write!(f, "{setter}({number}): more than memory can hold"),
+            Kind::Spawn(thread, error) => write!(f, "thread {thread:?} cannot be started: {error}"),
+        }
+    }
+}
+
+impl StdError for BuildError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match &self.0 {
+            Kind::Spawn(_, error) => Some(error),
+            Kind::NoWorkers | Kind::ThreadName(_) | Kind::TooMany(..) => None,
+        }
+    }
+}
+
+impl From<BuildError> for crate::Error {
+    fn from(error: BuildError) -> crate::Error {
+        crate::Error::new(error)
+    }
+}

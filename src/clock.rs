@@ -1,0 +1,182 @@
+//! The one clock: monotonic ticks for everything that is compared, and a wall-clock offset for what is shown.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::sync::OnceLock;
+// The clock is outside of what the models explore, so its atomics are std's even there.
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const NANOS_PER_SEC: u64 = 1_000_000_000;
+
+/// Where the process's first look at the clock lies: instants from before it have ticks too.
+const EPOCH_TICK: u64 = 1 << 62;
+
+/// How old the wall-clock offset may get before somebody reads the wall clock again.
+const WALL_REFRESH: u64 = NANOS_PER_SEC;
+
+/// An instant in nanoseconds. Eight bytes where an `Instant` takes sixteen, and no arithmetic on it can overflow: what is
+/// too late for it (some 430 years ahead) is [`Tick::NEVER`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Tick(u64);
+
+impl Tick {
+    /// The absence of a deadline: later than every other tick.
+    pub(crate) const NEVER: Tick = Tick(u64::MAX);
+
+    pub(crate) fn now() -> Tick {
+        Tick::from(Instant::now())
+    }
+
+    /// The tick of a bit pattern that [`bits`](Tick::bits) gave.
+    pub(crate) const fn from_bits(bits: u64) -> Tick {
+        Tick(bits)
+    }
+
+    pub(crate) const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// This much later; `NEVER` when that is too late to be told.
+    pub(crate) fn after(self, wait: Duration) -> Tick {
+        let nanos = u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+        Tick(self.0.saturating_add(nanos))
+    }
+
+    /// This much earlier, as far back as ticks go.
+    pub(crate) fn before(self, age: Duration) -> Tick {
+        let nanos = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
+        Tick(self.0.saturating_sub(nanos))
+    }
+
+    /// The time from `earlier` to this tick; `None` when there is none left.
+    pub(crate) fn since(self, earlier: Tick) -> Option<Duration> {
+        match self.0.checked_sub(earlier.0) {
+            None | Some(0) => None,
+            Some(nanos) => Some(Duration::from_nanos(nanos)),
+        }
+    }
+
+    /// `None` for `NEVER`.
+    pub(crate) fn instant(self) -> Option<Instant> {
+        if self == Tick::NEVER {
+            return None;
+        }
+        match self.0.checked_sub(EPOCH_TICK) {
+            Some(nanos) => epoch().checked_add(Duration::from_nanos(nanos)),
+            None => epoch().checked_sub(Duration::from_nanos(EPOCH_TICK - self.0)),
+        }
+    }
+}
+
+impl From<Instant> for Tick {
+    fn from(instant: Instant) -> Tick {
+        let epoch = epoch();
+        let nanos = |time: Duration| {
+            time.as_secs()
+                .saturating_mul(NANOS_PER_SEC)
+                .saturating_add(time.subsec_nanos().into())
+        };
+        match instant.checked_duration_since(epoch) {
+            Some(later) => Tick(EPOCH_TICK.saturating_add(nanos(later))),
+            None => Tick(EPOCH_TICK.saturating_sub(nanos(epoch.duration_since(instant)))),
+        }
+    }
+}
+
+fn epoch() -> Instant {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    *EPOCH.get_or_init(Instant::now)
+}
+
+/// What turns ticks into wall-clock times. All times of one job use the offset that was current at its creation, so that
+/// they keep their order and distances whatever happens to the wall clock meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WallOffset(u64);
+
+impl WallOffset {
+    /// The offset as of `now`: read from the wall clock at most once a second.
+    pub(crate) fn current(now: Tick) -> WallOffset {
+        static OFFSET: AtomicU64 = AtomicU64::new(0);
+        static READ_AT: AtomicU64 = AtomicU64::new(0);
+
+        let read_at = READ_AT.load(Ordering::Acquire);
+        if now.0.saturating_sub(read_at) < WALL_REFRESH {
+            return WallOffset(OFFSET.load(Ordering::Relaxed));
+        }
+        let offset = unix_nanos(SystemTime::now()).wrapping_sub(Tick::now().0);
+        OFFSET.store(offset, Ordering::Relaxed);
+        READ_AT.store(now.0, Ordering::Release);
+        WallOffset(offset)
+    }
+
+    pub(crate) fn unix_nanos(self, tick: Tick) -> u64 {
+        tick.0.wrapping_add(self.0)
+    }
+
+    pub(crate) fn unix_millis(self, tick: Tick) -> u64 {
+        self.unix_nanos(tick) / 1_000_000
+    }
+
+    pub(crate) fn time(self, tick: Tick) -> SystemTime {
+        UNIX_EPOCH
+            .checked_add(Duration::from_nanos(self.unix_nanos(tick)))
+            .unwrap_or(UNIX_EPOCH)
+    }
+}
+
+/// A wall clock set to before 1970 counts as 1970.
+fn unix_nanos(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants_survive_the_way_through_ticks() {
+        let now = Instant::now();
+        for instant in [
+            now,
+            now + Duration::from_secs(1 << 30),
+            now - Duration::from_nanos(1),
+        ] {
+            assert_eq!(Tick::from(instant).instant(), Some(instant));
+        }
+    }
+
+    #[test]
+    fn too_far_ahead_is_never() {
+        assert_eq!(Tick::now().after(Duration::MAX), Tick::NEVER);
+        assert_eq!(Tick::NEVER.after(Duration::MAX), Tick::NEVER);
+        assert_eq!(Tick::NEVER.instant(), None);
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_reached_tick() {
+        let tick = Tick::now();
+        assert_eq!(tick.since(tick), None);
+        assert_eq!(tick.since(tick.after(Duration::from_secs(1))), None);
+        assert_eq!(
+            tick.after(Duration::from_secs(1)).since(tick),
+            Some(Duration::from_secs(1))
+        );
+    }
+
+    #[test]
+    fn wall_times_follow_the_ticks() {
+        let now = Tick::now();
+        let offset = WallOffset::current(now);
+        let gap = offset
+            .time(now)
+            .duration_since(SystemTime::now())
+            .unwrap_or_else(|e| e.duration());
+        assert!(gap < Duration::from_secs(5), "{gap:?} from the wall clock");
+        let later = offset.time(now.after(Duration::from_secs(3)));
+        assert_eq!(
+            later.duration_since(offset.time(now)).ok(),
+            Some(Duration::from_secs(3))
+        );
+    }
+}

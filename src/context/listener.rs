@@ -1,0 +1,149 @@
+//! Who wants to be told when a context is done.
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::scope::Scope;
+use super::timer;
+use crate::clock::Tick;
+use crate::panics;
+use crate::sync::{Arc, Mutex, Thread, Weak};
+use crossbeam_channel::Sender;
+
+/// What made a listener fire, which is also: on whose thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The thread that cancelled, or the one that registered when the context was done already.
+    ByCancel,
+    /// The timer thread.
+    AtDeadline,
+}
+
+/// What to do, once, when the context is done.
+pub(crate) enum Action {
+    Wake(Thread),
+    /// Drop the sender that keeps a `done()` receiver connected, and forget the receiver that is kept for the next call.
+    Disconnect {
+        sender: Sender<Infallible>,
+        home: Weak<Scope>,
+        deadline: Tick,
+    },
+    Run(Box<dyn FnOnce(Ended) + Send>),
+}
+
+/// An action, and the places where it is registered.
+///
+/// Invariant: who takes the action out runs it or drops it, so it happens at most once. The places may hold a listener
+/// whose action is gone only for as long as the one who took it needs to call [`unlist`](Listener::unlist).
+pub(crate) struct Listener {
+    number: u64,
+    homes: Vec<Weak<Scope>>,
+    /// Where it waits in the timer; `NEVER` when it does not.
+    deadline: Tick,
+    action: Mutex<Option<Action>>,
+}
+
+impl Listener {
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Does the action, unless it was done or withdrawn before.
+    pub(super) fn fire(&self, ended: Ended) {
+        let Some(action) = self.action.lock().take() else {
+            return;
+        };
+        self.unlist();
+        match action {
+            Action::Wake(thread) => thread.unpark(),
+            Action::Disconnect {
+                sender,
+                home,
+                deadline,
+            } => {
+                if let Some(home) = home.upgrade() {
+                    home.forget_receiver(deadline);
+                }
+                drop(sender);
+            }
+            Action::Run(function) => {
+                if let Err(panic) = panics::contain(|| function(ended)) {
+                    panics::log(
+                        log::Level::Error,
+                        format_args!("panic in a function given to on_done: {panic}"),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Takes the action back; `None` when it was done or taken before.
+    pub(super) fn withdraw(&self) -> Option<Action> {
+        let action = self.action.lock().take();
+        if action.is_some() {
+            self.unlist();
+        }
+        action
+    }
+
+    fn unlist(&self) {
+        for home in &self.homes {
+            if let Some(scope) = home.upgrade() {
+                scope.unlist(self.number);
+            }
+        }
+        if self.deadline != Tick::NEVER {
+            timer::remove(self.deadline, self.number);
+        }
+    }
+}
+
+/// A registration that ends when it is dropped.
+pub(crate) struct Listening(Option<Arc<Listener>>);
+
+impl Listening {
+    /// Registers an action with everything that can end a context: each scope from `scope` up and, if `deadline` is one, the
+    /// timer. A context that is done already does the action before this returns.
+    pub(super) fn start(scope: Option<&Arc<Scope>>, deadline: Tick, action: Action) -> Listening {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+
+        let mut homes = Vec::new();
+        Scope::each(scope, |scope| homes.push(Arc::downgrade(scope)));
+        let listener = Arc::new(Listener {
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            homes,
+            deadline,
+            action: Mutex::new(Some(action)),
+        });
+        let mut cancelled = false;
+        Scope::each(scope, |scope| cancelled |= !scope.enlist(&listener));
+        if cancelled {
+            listener.fire(Ended::ByCancel);
+        } else if deadline != Tick::NEVER {
+            timer::add(deadline, &listener);
+        }
+        // A cancel may have fired and unlisted it before the last place was reached.
+        if listener.action.lock().is_none() {
+            listener.unlist();
+        }
+        Listening(Some(listener))
+    }
+
+    /// Stays registered until the context is done.
+    pub(super) fn detach(mut self) {
+        self.0 = None;
+    }
+
+    /// Whether this prevented the action. The action comes back to be dropped where that is safe.
+    pub(super) fn stop(mut self) -> Option<Action> {
+        self.0.take().and_then(|listener| listener.withdraw())
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if let Some(listener) = self.0.take() {
+            panics::discard("a listener", listener.withdraw());
+        }
+    }
+}

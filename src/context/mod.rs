@@ -1,0 +1,676 @@
+//! Contexts: values, a deadline and cancellation, handed down from whoever asks for work to whoever does it.
+
+mod listener;
+mod scope;
+mod timer;
+mod values;
+
+use std::any::Any;
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, TryRecvError, bounded, never, select};
+
+pub(crate) use self::listener::{Action, Ended, Listening};
+pub(crate) use self::scope::Scope;
+use self::values::Entry;
+use crate::clock::Tick;
+use crate::error::{Cause, Error};
+use crate::panics;
+use crate::sync::{self, Arc, OnceLock, Weak};
+
+/// What an operation needs and when it must stop: values by key, a deadline, and cancellation with a cause.
+///
+/// Contexts form a tree. Deriving one with a `with_` method leaves the original as it is; a derived context is done no
+/// later than the one it was derived from, whatever else ends it. A context that is done stays done, and its
+/// [`error`](Context::error) never changes.
+///
+/// A context costs next to nothing until somebody listens to it: deriving takes no lock and starts no thread, a deadline is
+/// eight bytes, [`check`](Context::check) is a walk up the cancellable ancestors and, with a deadline, one look at the clock.
+/// Only [`done`](Context::done), [`on_done`](Context::on_done), [`sleep`](Context::sleep) and [`recv`](Context::recv) register
+/// with those ancestors. The first `done` or `on_done` on a context with a deadline starts the process's timer thread,
+/// `workpath-timer`.
+///
+/// Not to be confused with [`std::task::Context`]; the model is Go's `context`.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use workpath::Context;
+///
+/// let (request, canceller) = Context::background().with_value("user", "ada").with_cancel();
+/// let query = request.with_timeout(Duration::from_secs(2));
+/// assert_eq!(query.value::<&str>("user"), Some(&"ada"));
+/// assert!(query.check().is_ok());
+///
+/// canceller.cancel_with("connection closed");
+/// assert_eq!(query.check().unwrap_err().to_string(), "cancelled: connection closed");
+/// ```
+#[derive(Clone)]
+pub struct Context {
+    scope: Option<Arc<Scope>>,
+    values: Option<Arc<Entry>>,
+    /// The earliest of this context's and its ancestors'.
+    deadline: Tick,
+}
+
+/// What ended a context.
+#[derive(Debug, Clone)]
+pub(crate) enum End {
+    Deadline,
+    Cancel(Option<Cause>),
+}
+
+impl From<End> for Error {
+    fn from(end: End) -> Error {
+        match end {
+            End::Deadline => Error::deadline_exceeded(),
+            End::Cancel(cause) => Error::cancelled(cause),
+        }
+    }
+}
+
+impl Context {
+    /// The root of a tree: no values, no deadline, never cancelled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::Context;
+    ///
+    /// assert!(!Context::background().is_done());
+    /// assert_eq!(Context::background().deadline(), None);
+    /// ```
+    pub const fn background() -> Context {
+        Context {
+            scope: None,
+            values: None,
+            deadline: Tick::NEVER,
+        }
+    }
+
+    /// The context of a running job: what was given with the job, cancellable through the job's own scope.
+    pub(crate) fn of_job(given: Context, scope: Arc<Scope>) -> Context {
+        Context {
+            scope: Some(scope),
+            values: given.values,
+            deadline: given.deadline,
+        }
+    }
+
+    /// Takes the scope out, so that its new owner can hang the job's own scope under it.
+    pub(crate) fn take_scope(&mut self) -> Option<Arc<Scope>> {
+        self.scope.take()
+    }
+
+    /// A context that also has this value. A key that an ancestor has too hides the ancestor's value, also where the types
+    /// differ. Costs two allocations.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::Context;
+    ///
+    /// let outer = Context::background().with_value("retries", 3_u32);
+    /// let inner = outer.with_value("retries", 0_u32);
+    /// assert_eq!(outer.value::<u32>("retries"), Some(&3));
+    /// assert_eq!(inner.value::<u32>("retries"), Some(&0));
+    /// ```
+    #[must_use = "the original context does not get the value"]
+    pub fn with_value<T: Any + Send + Sync>(&self, key: impl Into<Cow<'static, str>>, value: T) -> Context {
+        let entry = Entry {
+            key: key.into(),
+            value: Box::new(value),
+            older: self.values.clone(),
+        };
+        Context {
+            scope: self.scope.clone(),
+            values: Some(Arc::new(entry)),
+            deadline: self.deadline,
+        }
+    }
+
+    /// A context that is done at this instant at the latest: at once if it has passed, and no later than it would be
+    /// without. Allocates nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use workpath::Context;
+    ///
+    /// let soon = Instant::now() + Duration::from_secs(1);
+    /// let ctx = Context::background().with_deadline(soon);
+    /// let longer = ctx.with_deadline(soon + Duration::from_secs(3600));
+    /// assert_eq!(longer.deadline(), Some(soon));
+    /// ```
+    #[must_use = "the original context does not get the deadline"]
+    pub fn with_deadline(&self, deadline: Instant) -> Context {
+        self.with_deadline_tick(Tick::from(deadline))
+    }
+
+    /// A context that is done when this much time has passed: at once for zero, and never by a time too long to be told,
+    /// such as [`Duration::MAX`]. Allocates nothing; reads the clock.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::Context;
+    ///
+    /// assert!(Context::background().with_timeout(Duration::ZERO).is_done());
+    /// assert_eq!(Context::background().with_timeout(Duration::MAX).deadline(), None);
+    /// ```
+    #[must_use = "the original context does not get the deadline"]
+    pub fn with_timeout(&self, timeout: Duration) -> Context {
+        self.with_deadline_tick(Tick::now().after(timeout))
+    }
+
+    pub(crate) fn with_deadline_tick(&self, deadline: Tick) -> Context {
+        let mut derived = self.clone();
+        derived.limit(deadline);
+        derived
+    }
+
+    /// Brings the deadline forward. A context that is done keeps it: what ended it must not change.
+    pub(crate) fn limit(&mut self, deadline: Tick) {
+        if deadline < self.deadline && !self.is_done() {
+            self.deadline = deadline;
+        }
+    }
+
+    pub(crate) fn deadline_tick(&self) -> Tick {
+        self.deadline
+    }
+
+    /// A context that can be cancelled, and what cancels it. Cancelling ends the new context and everything derived from it,
+    /// never the original. Costs one allocation.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::Context;
+    ///
+    /// let parent = Context::background();
+    /// let (child, canceller) = parent.with_cancel();
+    /// let grandchild = child.with_value("depth", 2);
+    /// canceller.cancel();
+    /// assert!(grandchild.is_done());
+    /// assert!(!parent.is_done());
+    /// ```
+    #[must_use = "the original context cannot be cancelled through the canceller"]
+    pub fn with_cancel(&self) -> (Context, Canceller) {
+        let scope = Scope::new(self.scope.clone(), None);
+        let context = Context {
+            scope: Some(Arc::clone(&scope)),
+            values: self.values.clone(),
+            deadline: self.deadline,
+        };
+        (context, Canceller { scope })
+    }
+
+    /// A context with the same values that nothing ends: no deadline, no cancellation. For work that must be finished even
+    /// though whoever asked for it has gone, such as cleaning up.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::Context;
+    ///
+    /// let (ctx, canceller) = Context::background().with_value("trace", 7_u64).with_cancel();
+    /// canceller.cancel();
+    /// let cleanup = ctx.without_cancel();
+    /// assert!(!cleanup.is_done());
+    /// assert_eq!(cleanup.value::<u64>("trace"), Some(&7));
+    /// ```
+    #[must_use = "the original context can still be cancelled"]
+    pub fn without_cancel(&self) -> Context {
+        Context {
+            scope: None,
+            values: self.values.clone(),
+            deadline: Tick::NEVER,
+        }
+    }
+
+    /// The value that this context or its nearest ancestor has under the key; `None` if there is none, or if that value is
+    /// of another type. Costs a comparison per value on the way.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::Context;
+    ///
+    /// let ctx = Context::background().with_value("limit", 10_u64);
+    /// assert_eq!(ctx.value::<u64>("limit"), Some(&10));
+    /// assert_eq!(ctx.value::<i32>("limit"), None);
+    /// assert_eq!(ctx.value::<u64>("Limit"), None);
+    /// ```
+    pub fn value<T: Any>(&self, key: &str) -> Option<&T> {
+        values::lookup(self.values.as_deref(), key)?.downcast_ref()
+    }
+
+    /// The earliest deadline among this context and its ancestors. It stays what it is when the context is cancelled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use workpath::Context;
+    ///
+    /// let deadline = Instant::now() + Duration::from_secs(5);
+    /// assert_eq!(Context::background().with_deadline(deadline).deadline(), Some(deadline));
+    /// ```
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline.instant()
+    }
+
+    /// The time until the deadline: zero once it has passed, `None` without one. Made for the timeouts of blocking calls.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::Context;
+    ///
+    /// let ctx = Context::background().with_timeout(Duration::from_secs(5));
+    /// assert!(ctx.remaining().is_some_and(|left| left <= Duration::from_secs(5)));
+    /// assert_eq!(Context::background().remaining(), None);
+    /// ```
+    pub fn remaining(&self) -> Option<Duration> {
+        if self.deadline == Tick::NEVER {
+            return None;
+        }
+        Some(self.deadline.since(Tick::now()).unwrap_or_default())
+    }
+
+    /// Whether the deadline has passed or this context or an ancestor was cancelled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::Context;
+    ///
+    /// let (ctx, canceller) = Context::background().with_cancel();
+    /// assert!(!ctx.is_done());
+    /// canceller.cancel();
+    /// assert!(ctx.is_done());
+    /// ```
+    pub fn is_done(&self) -> bool {
+        (self.deadline != Tick::NEVER && self.deadline <= Tick::now()) || Scope::is_done(self.scope.as_ref())
+    }
+
+    /// Whether the context is done, as of a tick that was read a moment ago.
+    pub(crate) fn is_done_at(&self, now: Tick) -> bool {
+        self.deadline <= now || Scope::is_done(self.scope.as_ref())
+    }
+
+    /// `Err` with the reason once the context is done. The call for loops: `ctx.check()?`.
+    ///
+    /// # Errors
+    ///
+    /// Of kind [`Cancelled`](crate::ErrorKind::Cancelled) or [`DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded), whichever
+    /// came first, and the same at every later call.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::{Context, Error};
+    ///
+    /// fn total(ctx: &Context, numbers: &[u64]) -> Result<u64, Error> {
+    ///     let mut total = 0;
+    ///     for chunk in numbers.chunks(1024) {
+    ///         ctx.check()?;
+    ///         total += chunk.iter().sum::<u64>();
+    ///     }
+    ///     Ok(total)
+    /// }
+    ///
+    /// assert_eq!(total(&Context::background(), &[1, 2, 3]).unwrap(), 6);
+    /// ```
+    pub fn check(&self) -> Result<(), Error> {
+        match self.end() {
+            None => Ok(()),
+            Some(end) => Err(end.into()),
+        }
+    }
+
+    /// The reason once the context is done, `None` before. It never changes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::Context;
+    ///
+    /// let (ctx, canceller) = Context::background().with_timeout(Duration::ZERO).with_cancel();
+    /// canceller.cancel();
+    /// assert!(ctx.error().unwrap().is_timeout()); // the deadline came first
+    /// ```
+    pub fn error(&self) -> Option<Error> {
+        self.end().map(Error::from)
+    }
+
+    pub(crate) fn end(&self) -> Option<End> {
+        // `is_done` reads the clock before the flags, as `first_cancel` wants it.
+        if !self.is_done() {
+            return None;
+        }
+        match Scope::first_cancel(self.scope.as_ref()) {
+            Some((tick, cause)) if tick < self.deadline => Some(End::Cancel(cause)),
+            _ => Some(End::Deadline),
+        }
+    }
+
+    /// A receiver that never gets a message and disconnects when the context is done, at its deadline too: the arm to put
+    /// beside others in [`crossbeam_channel::select!`].
+    ///
+    /// It stays connected for as long as something can end the context, also when the context itself is gone. Calling it
+    /// again is cheap. Until the context is done it costs one registration, shared by all calls; the registration of a
+    /// running job's context ends with the job, and disconnects.
+    ///
+    /// Waiting on the receiver of a context that only a *queued* job on the same worker could end waits for ever.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use crossbeam_channel::{select, unbounded};
+    /// use workpath::Context;
+    ///
+    /// let ctx = Context::background().with_timeout(Duration::from_millis(20));
+    /// let (_sender, messages) = unbounded::<String>();
+    /// select! {
+    ///     recv(messages) -> _ => unreachable!("nobody sends"),
+    ///     recv(ctx.done()) -> _ => assert!(ctx.error().unwrap().is_timeout()),
+    /// }
+    /// ```
+    pub fn done(&self) -> Receiver<Infallible> {
+        /// Keeps the receivers of contexts that have a deadline but nothing to cancel.
+        static UNSCOPED: OnceLock<Arc<Scope>> = OnceLock::new();
+
+        match &self.scope {
+            Some(scope) => scope.receiver(self.deadline),
+            None if self.deadline == Tick::NEVER => never(),
+            None => UNSCOPED
+                .get_or_init(|| Scope::new(None, None))
+                .receiver(self.deadline),
+        }
+    }
+
+    /// Sleeps, but no longer than the context lasts. [`Duration::MAX`] sleeps until the context is done.
+    ///
+    /// # Errors
+    ///
+    /// The context's error as soon as it is done, also when it is done to begin with.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::Context;
+    ///
+    /// let ctx = Context::background().with_timeout(Duration::from_millis(10));
+    /// assert!(ctx.sleep(Duration::from_millis(1)).is_ok());
+    /// assert!(ctx.sleep(Duration::from_secs(3600)).unwrap_err().is_timeout());
+    /// ```
+    pub fn sleep(&self, time: Duration) -> Result<(), Error> {
+        let until = Tick::now().after(time);
+        self.check()?;
+        if time.is_zero() {
+            return Ok(());
+        }
+        let _listening = self.listen(Action::Wake(sync::current()));
+        loop {
+            self.check()?;
+            if until != Tick::NEVER && until <= Tick::now() {
+                return Ok(());
+            }
+            sync::park_until(until.min(self.deadline));
+        }
+    }
+
+    /// Receives a message, but waits no longer than the context lasts. With a message and the end both there, either wins.
+    ///
+    /// # Errors
+    ///
+    /// The context's error once it is done; an error of kind [`Operation`](crate::ErrorKind::Operation) with a
+    /// [`crossbeam_channel::RecvError`] inside when the channel is empty and disconnected.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use crossbeam_channel::unbounded;
+    /// use workpath::Context;
+    ///
+    /// let (sender, receiver) = unbounded();
+    /// let ctx = Context::background().with_timeout(Duration::from_millis(10));
+    /// sender.send(7)?;
+    /// assert_eq!(ctx.recv(&receiver)?, 7);
+    /// assert!(ctx.recv(&receiver).unwrap_err().is_timeout());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn recv<T>(&self, receiver: &Receiver<T>) -> Result<T, Error> {
+        self.check()?;
+        match receiver.try_recv() {
+            Ok(message) => return Ok(message),
+            Err(error @ TryRecvError::Disconnected) => return Err(error.into()),
+            Err(TryRecvError::Empty) => {}
+        }
+        let (sender, cancelled) = bounded::<Infallible>(0);
+        let _listening = self.listen(Action::Disconnect {
+            sender,
+            home: Weak::new(),
+            deadline: Tick::NEVER,
+        });
+        // A context that nothing can cancel drops the sender at once.
+        let cancelled = if self.scope.is_some() { cancelled } else { never() };
+        loop {
+            let Some(left) = self.remaining() else {
+                return select! {
+                    recv(receiver) -> message => Ok(message?),
+                    recv(cancelled) -> _ => Err(self.error().unwrap_or_else(|| Error::cancelled(None))),
+                };
+            };
+            select! {
+                recv(receiver) -> message => return Ok(message?),
+                recv(cancelled) -> _ => {}
+                default(left) => {}
+            }
+            self.check()?;
+        }
+    }
+
+    /// Runs the function once, when the context is done.
+    ///
+    /// Where it runs says who ended the context: on the thread that cancels, after every descendant is done and before
+    /// `cancel` returns; on the timer thread at a deadline, so keep it short; at once on the calling thread if the context is
+    /// done already. No lock is held meanwhile. A panic in it is caught and logged, and other functions still run.
+    ///
+    /// Dropping the [`OnDone`] detaches: the function still runs. [`OnDone::stop`] takes it back. A function that a job
+    /// registers on its own context is dropped with the job, unless the context outlives it.
+    ///
+    /// A function that waits for the `cancel` that runs it to return waits for ever.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicBool, Ordering};
+    /// use workpath::Context;
+    ///
+    /// let (ctx, canceller) = Context::background().with_cancel();
+    /// let closed = Arc::new(AtomicBool::new(false));
+    /// let flag = Arc::clone(&closed);
+    /// let _detached = ctx.on_done(move || flag.store(true, Ordering::Relaxed));
+    /// canceller.cancel();
+    /// assert!(closed.load(Ordering::Relaxed));
+    /// ```
+    pub fn on_done(&self, function: impl FnOnce() + Send + 'static) -> OnDone {
+        OnDone {
+            listening: Some(self.listen_to_the_end(Box::new(move |_| function()))),
+        }
+    }
+
+    /// Listens for a cancel. The caller looks after the deadline itself.
+    pub(crate) fn listen(&self, action: Action) -> Option<Listening> {
+        self.scope
+            .as_ref()
+            .map(|scope| Listening::start(Some(scope), Tick::NEVER, action))
+    }
+
+    /// Listens for a cancel and, through the timer, for the deadline.
+    pub(crate) fn listen_to_the_end(&self, function: Box<dyn FnOnce(Ended) + Send>) -> Listening {
+        Listening::start(self.scope.as_ref(), self.deadline, Action::Run(function))
+    }
+}
+
+impl Default for Context {
+    /// [`Context::background`].
+    fn default() -> Context {
+        Context::background()
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut keys = Vec::new();
+        let mut next = self.values.as_deref();
+        while let Some(entry) = next {
+            keys.push(&*entry.key);
+            next = entry.older.as_deref();
+        }
+        f.debug_struct("Context")
+            .field("keys", &keys)
+            .field("remaining", &self.remaining())
+            .field("cancellable", &self.scope.is_some())
+            .field("done", &self.is_done())
+            .finish()
+    }
+}
+
+// Nothing that a panic could leave half done is reachable through a context.
+impl std::panic::UnwindSafe for Context {}
+impl std::panic::RefUnwindSafe for Context {}
+
+/// Cancels the context it was made with. Any thread may; only the first call counts. Dropping it cancels nothing.
+///
+/// # Examples
+///
+/// ```
+/// use workpath::Context;
+///
+/// let (ctx, canceller) = Context::background().with_cancel();
+/// let from_elsewhere = canceller.clone();
+/// std::thread::spawn(move || from_elsewhere.cancel()).join().unwrap();
+/// assert!(ctx.error().unwrap().is_cancelled());
+/// ```
+#[derive(Clone)]
+pub struct Canceller {
+    scope: Arc<Scope>,
+}
+
+impl Canceller {
+    /// Cancels without a cause.
+    ///
+    /// When it returns, the context and everything derived from it is done, and what they had registered with
+    /// [`on_done`](Context::on_done) has run on this thread. Does nothing to a context that was cancelled before. Costs what
+    /// listens, not what exists.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::Context;
+    ///
+    /// let (ctx, canceller) = Context::background().with_cancel();
+    /// canceller.cancel();
+    /// canceller.cancel_with("too late to be the cause");
+    /// assert!(ctx.error().unwrap().get_ref().is_none());
+    /// ```
+    pub fn cancel(&self) {
+        self.scope.cancel(None);
+    }
+
+    /// Cancels with a cause, which [`Error::get_ref`] of the context's error gives. Otherwise as [`cancel`](Canceller::cancel).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::Context;
+    ///
+    /// let (ctx, canceller) = Context::background().with_cancel();
+    /// canceller.cancel_with(std::io::Error::other("disk removed"));
+    /// let error = ctx.check().unwrap_err();
+    /// assert!(error.get_ref().is_some_and(|cause| cause.is::<std::io::Error>()));
+    /// ```
+    pub fn cancel_with(&self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) {
+        self.scope.cancel(Some(Cause::from(cause.into())));
+    }
+}
+
+impl fmt::Debug for Canceller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Canceller")
+            .field("cancelled", &self.scope.is_cancelled())
+            .finish()
+    }
+}
+
+impl std::panic::UnwindSafe for Canceller {}
+impl std::panic::RefUnwindSafe for Canceller {}
+
+/// A function that waits for a context to be done; see [`Context::on_done`]. Dropping it lets the function run.
+///
+/// # Examples
+///
+/// ```
+/// use workpath::Context;
+///
+/// let (ctx, canceller) = Context::background().with_cancel();
+/// let watch = ctx.on_done(|| println!("gone"));
+/// canceller.cancel(); // prints
+/// assert!(!watch.stop());
+/// ```
+#[must_use = "dropping it detaches: the function still runs"]
+pub struct OnDone {
+    /// `None` while it is being dropped.
+    listening: Option<Listening>,
+}
+
+impl OnDone {
+    /// Takes the function back. `true` if that prevented its run, `false` if it has run or is running; it does not wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::Context;
+    ///
+    /// let (ctx, canceller) = Context::background().with_cancel();
+    /// let watch = ctx.on_done(|| unreachable!("stopped before"));
+    /// assert!(watch.stop());
+    /// canceller.cancel();
+    /// ```
+    pub fn stop(mut self) -> bool {
+        let function = self.listening.take().and_then(Listening::stop);
+        let prevented = function.is_some();
+        panics::discard("a function given to on_done", function);
+        prevented
+    }
+}
+
+impl Drop for OnDone {
+    fn drop(&mut self) {
+        if let Some(listening) = self.listening.take() {
+            listening.detach();
+        }
+    }
+}
+
+impl fmt::Debug for OnDone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnDone").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,247 @@
+//! The part of a context that can be cancelled.
+//!
+//! 1. Scopes point to their parents, never down. Deriving touches nothing but the reference count of the parent.
+//! 2. A scope is done when it or a scope above it is cancelled. That is asked by walking up, so it costs the depth.
+//! 3. Only listeners are registered, with each scope from theirs up. A cancel takes the lock of its own scope, flags it,
+//!    takes the listeners out, gives the lock back, and only then fires them: no lock is ever taken under another, and no
+//!    user code runs under one. A listener that registers checks the flag under the same lock, so it is either taken out by
+//!    the cancel or sees the flag.
+//! 4. What ended a context is a function of instants that never change: the deadline and the cancels of its scopes; the
+//!    earliest counts. See [`Scope::first_cancel`] for why everybody, however late, gets the same answer.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use super::End;
+use super::listener::{Action, Ended, Listener, Listening};
+use crate::clock::Tick;
+use crate::error::Cause;
+use crate::panics;
+use crate::sync::{Arc, AtomicU64, Mutex, OnceLock, Ordering};
+use crossbeam_channel::{Receiver, bounded};
+
+/// [`Scope::cancelled`] before a cancel, and between a cancel's flag and its instant. Ticks are never this small.
+const LIVE: u64 = 0;
+const CANCELLING: u64 = 1;
+
+pub(crate) struct Scope {
+    parent: Option<Arc<Scope>>,
+    /// The scope of the delegator that runs the job; `None` in every other scope.
+    host: Option<Arc<Scope>>,
+    /// `LIVE`, `CANCELLING`, or the tick of the cancel. Leaves `LIVE` under the lock of `listeners`.
+    cancelled: AtomicU64,
+    /// Set before `cancelled` leaves `LIVE`, if ever.
+    cause: OnceLock<Cause>,
+    listeners: Mutex<Listeners>,
+}
+
+#[derive(Default)]
+struct Listeners {
+    /// By number, which is the order of registration. Empty once cancelled.
+    listening: BTreeMap<u64, Arc<Listener>>,
+    /// The receivers that `done()` gave, by the deadline of the context that was asked: a context is done when its scope
+    /// is or its deadline has passed, so contexts that share both share the receiver.
+    receivers: BTreeMap<Tick, Receiver<Infallible>>,
+}
+
+impl Scope {
+    pub(crate) fn new(parent: Option<Arc<Scope>>, host: Option<Arc<Scope>>) -> Arc<Scope> {
+        Arc::new(Scope {
+            parent,
+            host,
+            cancelled: AtomicU64::new(LIVE),
+            cause: OnceLock::new(),
+            listeners: Mutex::default(),
+        })
+    }
+
+    /// Calls `visit` with each scope from this one up, hosts included.
+    pub(super) fn each<'a>(scope: Option<&'a Arc<Scope>>, mut visit: impl FnMut(&'a Arc<Scope>)) {
+        let mut next = scope;
+        while let Some(scope) = next {
+            visit(scope);
+            if let Some(host) = &scope.host {
+                visit(host);
+            }
+            next = scope.parent.as_ref();
+        }
+    }
+
+    /// Whether this scope or one above it is cancelled.
+    pub(crate) fn is_done(scope: Option<&Arc<Scope>>) -> bool {
+        let mut next = scope;
+        while let Some(scope) = next {
+            if scope.is_cancelled() || scope.host.as_ref().is_some_and(|host| host.is_cancelled()) {
+                return true;
+            }
+            next = scope.parent.as_ref();
+        }
+        false
+    }
+
+    /// Whether this very scope is cancelled.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire) != LIVE
+    }
+
+    /// The earliest cancel among this scope and those above it, with its cause.
+    ///
+    /// Only call it after [`is_done`](Scope::is_done) or a passed deadline, with the clock read before: then a cancel that
+    /// this walk does not see yet is later than what was seen, since a cancel reads the clock after it has raised its
+    /// flag. So the answer cannot change any more.
+    pub(super) fn first_cancel(scope: Option<&Arc<Scope>>) -> Option<(Tick, Option<Cause>)> {
+        let mut first: Option<(Tick, &Arc<Scope>)> = None;
+        Scope::each(scope, |scope| {
+            if let Some(tick) = scope.cancelled_at() {
+                if first.is_none_or(|(earliest, _)| tick < earliest) {
+                    first = Some((tick, scope));
+                }
+            }
+        });
+        first.map(|(tick, scope)| (tick, scope.cause.get().cloned()))
+    }
+
+    /// What a cancel of this scope or one above it means to a job.
+    pub(crate) fn end(scope: &Arc<Scope>) -> Option<End> {
+        if !Scope::is_done(Some(scope)) {
+            return None;
+        }
+        Scope::first_cancel(Some(scope)).map(|(_, cause)| End::Cancel(cause))
+    }
+
+    /// When this scope was cancelled. Who comes between the flag and the instant supplies an instant itself.
+    fn cancelled_at(&self) -> Option<Tick> {
+        match self.cancelled.load(Ordering::Acquire) {
+            LIVE => None,
+            CANCELLING => Some(self.stamp()),
+            tick => Some(Tick::from_bits(tick)),
+        }
+    }
+
+    fn stamp(&self) -> Tick {
+        let now = Tick::now();
+        match self
+            .cancelled
+            .compare_exchange(CANCELLING, now.bits(), Ordering::AcqRel, Ordering::Acquire)
+        {
+            Ok(_) => now,
+            Err(earlier) => Tick::from_bits(earlier),
+        }
+    }
+
+    /// Cancels this scope and tells who listens. Only the first call counts.
+    pub(crate) fn cancel(&self, cause: Option<Cause>) {
+        let mut listeners = self.listeners.lock();
+        if self.is_cancelled() {
+            drop(listeners);
+            return panics::discard("the cause of a cancel", cause);
+        }
+        if let Some(cause) = cause {
+            // Nobody else sets it: `cancelled` is `LIVE` and the lock is held.
+            let _ = self.cause.set(cause);
+        }
+        self.cancelled.swap(CANCELLING, Ordering::SeqCst);
+        self.stamp();
+        let told = std::mem::take(&mut listeners.listening);
+        drop(listeners);
+        for listener in told.into_values() {
+            listener.fire(Ended::ByCancel);
+        }
+    }
+
+    /// `false` when the scope is cancelled: then nobody will take the listener out again.
+    pub(super) fn enlist(&self, listener: &Arc<Listener>) -> bool {
+        let mut listeners = self.listeners.lock();
+        if self.is_cancelled() {
+            return false;
+        }
+        listeners
+            .listening
+            .insert(listener.number(), Arc::clone(listener));
+        true
+    }
+
+    pub(super) fn unlist(&self, number: u64) {
+        let listener = self.listeners.lock().listening.remove(&number);
+        // Not the last reference, but its drop belongs behind the lock all the same.
+        drop(listener);
+    }
+
+    /// The receiver that disconnects when this scope is done or the deadline passes.
+    pub(super) fn receiver(self: &Arc<Self>, deadline: Tick) -> Receiver<Infallible> {
+        let (sender, receiver) = bounded(0);
+        {
+            let mut listeners = self.listeners.lock();
+            if let Some(receiver) = listeners.receivers.get(&deadline) {
+                return receiver.clone();
+            }
+            listeners.receivers.insert(deadline, receiver.clone());
+        }
+        let action = Action::Disconnect {
+            sender,
+            home: Arc::downgrade(self),
+            deadline,
+        };
+        Listening::start(Some(self), deadline, action).detach();
+        receiver
+    }
+
+    pub(super) fn forget_receiver(&self, deadline: Tick) {
+        let receiver = self.listeners.lock().receivers.remove(&deadline);
+        drop(receiver);
+    }
+
+    /// Makes the scope of a finished job ready for the next one, or a new one where something still refers to the old.
+    ///
+    /// What listened to the job's context goes with it, unless a context of the job lives on.
+    pub(crate) fn renew(mut scope: Arc<Scope>) -> Arc<Scope> {
+        if Arc::get_mut(&mut scope).is_none() && Arc::strong_count(&scope) == 1 {
+            let listeners = std::mem::take(&mut *scope.listeners.lock());
+            for listener in listeners.listening.into_values() {
+                panics::discard("a listener of a finished job", listener.withdraw());
+            }
+        }
+        match Arc::get_mut(&mut scope) {
+            Some(unshared) => {
+                unshared.cancelled.store(LIVE, Ordering::Relaxed);
+                let cause = unshared.cause.take();
+                let parent = unshared.parent.take();
+                unshared.listeners.get_mut().receivers.clear();
+                panics::discard("the context of a finished job", (cause, parent));
+                scope
+            }
+            None => {
+                let host = scope.host.clone();
+                panics::discard("the context of a finished job", scope);
+                Scope::new(None, host)
+            }
+        }
+    }
+
+    /// Hangs an unshared scope without a parent under this parent.
+    pub(crate) fn adopt(mut scope: Arc<Scope>, parent: Option<Arc<Scope>>) -> Arc<Scope> {
+        let Some(parent) = parent else { return scope };
+        match Arc::get_mut(&mut scope) {
+            Some(unshared) => {
+                unshared.parent = Some(parent);
+                scope
+            }
+            None => Scope::new(Some(parent), scope.host.clone()),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn listeners(&self) -> usize {
+        self.listeners.lock().listening.len()
+    }
+}
+
+impl Drop for Scope {
+    /// Takes the chain down in a loop: a drop that recursed would overflow the stack on a long one.
+    fn drop(&mut self) {
+        let mut next = self.parent.take();
+        while let Some(scope) = next {
+            next = Arc::into_inner(scope).and_then(|mut scope| scope.parent.take());
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! The delegator: owner of the queue and the workers.
+
+mod shutdown;
+mod stats;
+mod submit;
+mod thread;
+
+use std::fmt;
+use std::io;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use self::shutdown::Closing;
+pub use self::shutdown::{Shutdown, ShutdownReport};
+pub use self::stats::{Stats, WorkerStatus};
+pub use self::submit::SubmitError;
+pub(crate) use self::thread::Plan;
+use self::thread::Started;
+use crate::clock::Tick;
+use crate::engine::Engine;
+use crate::handle::JobHandle;
+use crate::job::Job;
+use crate::registry::Registry;
+use crate::sync::{Arc, Mutex};
+use crate::worker;
+
+/// Runs jobs on a fixed set of threads.
+///
+/// A delegator is a thread of its own that owns a bounded queue and its workers. Share it by reference or in an
+/// [`Arc`](std::sync::Arc), or hand out [`Submitter`]s, which keep nothing alive that has to end.
+///
+/// Dropping it drains: it refuses new jobs and waits until everything accepted is finished. Dropped from inside one of its
+/// own jobs, it does not wait. [`shutdown`](Delegator::shutdown) can do less, or in limited time, and gives an account.
+/// A program whose `main` returns ends all threads; shut down before.
+///
+/// # Examples
+///
+/// ```
+/// use workpath::{Delegator, Job, Shutdown};
+///
+/// let delegator = Delegator::builder().workers(2).queue_capacity(64).build()?;
+/// let handle = delegator.submit(Job::new("answer", |_| Ok(vec![42])))?;
+/// assert_eq!(handle.join()?, [42]);
+/// delegator.shutdown(Shutdown::drain());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Delegator {
+    engine: Arc<Engine>,
+    closing: Arc<Closing>,
+    /// `None` once joined.
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Delegator {
+    /// Starts the delegator thread and the workers; with what failed to start.
+    pub(crate) fn start(plan: Plan) -> Result<Delegator, (String, io::Error)> {
+        let (Started { engine, closing }, thread) = thread::start(plan)?;
+        Ok(Delegator {
+            engine,
+            closing,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Submits a job, and waits for room if the queue is full: until there is some, the job's context is done (then the
+    /// handle has ended), or the delegator is shut down.
+    ///
+    /// A job whose context is done already is accepted and ends at once, also when the queue is full. Inside a job of the
+    /// same delegator, a full queue makes this run the job, on this thread, before it returns.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::ShutDown`], with the job.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::{Delegator, Job};
+    ///
+    /// let delegator = Delegator::builder().workers(1).build()?;
+    /// let handle = delegator.submit(Job::new("answer", |_| Ok(vec![42])))?;
+    /// assert_eq!(handle.join()?, [42]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn submit(&self, job: Job) -> Result<JobHandle, SubmitError> {
+        submit::submit(&self.engine, job)
+    }
+
+    /// Submits a job if there is room, without ever waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::Full`] or [`SubmitError::ShutDown`], with the job.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::{Delegator, Job, SubmitError};
+    ///
+    /// let delegator = Delegator::builder().workers(1).queue_capacity(1).build()?;
+    /// match delegator.try_submit(Job::new("sample", |_| Ok(Vec::new()))) {
+    ///     Ok(handle) => println!("queued {}", handle.id()),
+    ///     Err(SubmitError::Full(job)) => println!("skipped {}", job.name()),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_submit(&self, job: Job) -> Result<JobHandle, SubmitError> {
+        submit::try_submit(&self.engine, job)
+    }
+
+    /// Submits a job, and waits for room for this long at the most. Never runs anything inline. With no time at all it
+    /// succeeds if there is room; a time too long to be told, such as [`Duration::MAX`], makes it
+    /// [`submit`](Delegator::submit).
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::Timeout`] or [`SubmitError::ShutDown`], with the job.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::{Delegator, Job};
+    ///
+    /// let delegator = Delegator::builder().workers(1).build()?;
+    /// let job = Job::new("work", |_| Ok(Vec::new()));
+    /// assert!(delegator.submit_timeout(job, Duration::from_millis(100)).is_ok());
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn submit_timeout(&self, job: Job, timeout: Duration) -> Result<JobHandle, SubmitError> {
+        submit::submit_timeout(&self.engine, job, timeout)
+    }
+
+    /// Submits a job, and waits for room until this instant at the most; otherwise as
+    /// [`submit_timeout`](Delegator::submit_timeout).
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::Timeout`] or [`SubmitError::ShutDown`], with the job.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use workpath::{Delegator, Job};
+    ///
+    /// let delegator = Delegator::builder().workers(1).build()?;
+    /// let deadline = Instant::now() + Duration::from_millis(100);
+    /// assert!(delegator.submit_deadline(Job::new("work", |_| Ok(Vec::new())), deadline).is_ok());
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn submit_deadline(&self, job: Job, deadline: Instant) -> Result<JobHandle, SubmitError> {
+        submit::submit_deadline(&self.engine, job, deadline)
+    }
+
+    /// A handle that submits and does nothing else: for the parts of a program that must not shut the delegator down.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::{Delegator, Job};
+    ///
+    /// let delegator = Delegator::builder().workers(1).build()?;
+    /// let submitter = delegator.submitter();
+    /// let producer = std::thread::spawn(move || submitter.submit(Job::new("work", |_| Ok(Vec::new()))));
+    /// assert!(producer.join().unwrap().is_ok());
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn submitter(&self) -> Submitter {
+        Submitter {
+            engine: Arc::clone(&self.engine),
+        }
+    }
+
+    /// The records of finished jobs.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::Delegator;
+    ///
+    /// let delegator = Delegator::builder().workers(1).build()?;
+    /// assert!(delegator.registry().is_empty());
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn registry(&self) -> &Registry {
+        &self.engine.registry
+    }
+
+    /// The numbers at this moment. Costs a lock, shared with the workers, and one per worker.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::Delegator;
+    ///
+    /// let delegator = Delegator::builder().workers(1).build()?;
+    /// assert_eq!(delegator.stats().submitted, 0);
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn stats(&self) -> Stats {
+        stats::stats(&self.engine)
+    }
+
+    /// What each worker is doing at this moment.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::Delegator;
+    ///
+    /// let delegator = Delegator::builder().workers(2).thread_name("img").build()?;
+    /// assert_eq!(delegator.workers()[1].thread_name, "img-1");
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn workers(&self) -> Vec<WorkerStatus> {
+        stats::workers(&self.engine)
+    }
+
+    /// Waits until nothing is queued or running. Jobs that others go on submitting may delay it without end, and from inside
+    /// a job it waits for ever: the job itself is running.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::{Delegator, Job};
+    ///
+    /// let delegator = Delegator::builder().workers(1).build()?;
+    /// let handle = delegator.submit(Job::new("work", |_| Ok(Vec::new())))?;
+    /// delegator.wait_idle();
+    /// assert!(handle.is_finished());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait_idle(&self) {
+        self.engine.registry.wait_idle(Tick::NEVER);
+    }
+
+    /// Waits until nothing is queued or running, for this long at the most, and says whether that is so.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::Delegator;
+    ///
+    /// let delegator = Delegator::builder().workers(1).build()?;
+    /// assert!(delegator.wait_idle_timeout(Duration::ZERO));
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn wait_idle_timeout(&self, timeout: Duration) -> bool {
+        self.engine.registry.wait_idle(Tick::now().after(timeout))
+    }
+
+    /// Ends the delegator and gives an account of every job that was queued or running when this began.
+    ///
+    /// The calling thread does what there is to cancel, so functions registered with
+    /// [`Context::on_done`](crate::Context::on_done) run on it. When this returns, and nothing is stuck, all threads have
+    /// ended.
+    ///
+    /// A second call takes effect at once, so a cancel or a limit hurries a drain that is under way; it waits as its own
+    /// limit says, and its report is empty: the first reports everything. From inside a job of this delegator it waits for
+    /// the other workers, and leaves the job itself out of the report; if there are no others, it does the queued jobs
+    /// itself. Jobs that wait for a job that is in here wait for ever.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::{Delegator, Job, Shutdown};
+    ///
+    /// let delegator = Delegator::builder().workers(1).build()?;
+    /// let _ = delegator.submit(Job::new("work", |_| Ok(Vec::new())))?;
+    /// let report = delegator.shutdown(Shutdown::drain().within(Duration::from_secs(5)));
+    /// for job in report.unstarted {
+    ///     println!("{} is left to be done", job.name());
+    /// }
+    /// for worker in report.stuck {
+    ///     println!("{} hangs in {:?}", worker.thread_name, worker.running);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn shutdown(&self, how: Shutdown) -> ShutdownReport {
+        let report = shutdown::shutdown(&self.engine, &self.closing, how);
+        if !worker::is_on(&self.engine) {
+            let thread = self.thread.lock().take();
+            if let Some(thread) = thread {
+                // It has nothing left to do but to return.
+                let _ = thread.join();
+            }
+        }
+        report
+    }
+}
+
+impl Drop for Delegator {
+    fn drop(&mut self) {
+        if worker::is_on(&self.engine) {
+            shutdown::leave(&self.engine);
+        } else {
+            self.shutdown(Shutdown::drain());
+        }
+    }
+}
+
+impl fmt::Debug for Delegator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        debug(f, "Delegator", &self.engine)
+    }
+}
+
+// Every lock inside is released, and every count right, before user code runs that could panic.
+impl std::panic::UnwindSafe for Delegator {}
+impl std::panic::RefUnwindSafe for Delegator {}
+
+/// Submits jobs to a [`Delegator`], for as long as that accepts them. Cheap to clone; keeps no thread alive.
+///
+/// # Examples
+///
+/// ```
+/// use workpath::{Delegator, Job, SubmitError};
+///
+/// let delegator = Delegator::builder().workers(1).build()?;
+/// let submitter = delegator.submitter();
+/// drop(delegator);
+/// let refused = submitter.submit(Job::new("late", |_| Ok(Vec::new())));
+/// assert!(matches!(refused, Err(SubmitError::ShutDown(_))));
+/// # Ok::<(), workpath::BuildError>(())
+/// ```
+#[derive(Clone)]
+pub struct Submitter {
+    engine: Arc<Engine>,
+}
+
+impl Submitter {
+    /// As [`Delegator::submit`].
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::ShutDown`], with the job.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let submitter = delegator.submitter();
+    /// assert!(submitter.submit(Job::new("work", |_| Ok(Vec::new()))).is_ok());
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn submit(&self, job: Job) -> Result<JobHandle, SubmitError> {
+        submit::submit(&self.engine, job)
+    }
+
+    /// As [`Delegator::try_submit`].
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::Full`] or [`SubmitError::ShutDown`], with the job.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let submitter = delegator.submitter();
+    /// assert!(submitter.try_submit(Job::new("work", |_| Ok(Vec::new()))).is_ok());
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn try_submit(&self, job: Job) -> Result<JobHandle, SubmitError> {
+        submit::try_submit(&self.engine, job)
+    }
+
+    /// As [`Delegator::submit_timeout`].
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::Timeout`] or [`SubmitError::ShutDown`], with the job.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let submitter = delegator.submitter();
+    /// assert!(submitter.submit_timeout(Job::new("work", |_| Ok(Vec::new())), Duration::ZERO).is_ok());
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn submit_timeout(&self, job: Job, timeout: Duration) -> Result<JobHandle, SubmitError> {
+        submit::submit_timeout(&self.engine, job, timeout)
+    }
+
+    /// As [`Delegator::submit_deadline`].
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::Timeout`] or [`SubmitError::ShutDown`], with the job.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Instant;
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let submitter = delegator.submitter();
+    /// assert!(submitter.submit_deadline(Job::new("work", |_| Ok(Vec::new())), Instant::now()).is_ok());
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn submit_deadline(&self, job: Job, deadline: Instant) -> Result<JobHandle, SubmitError> {
+        submit::submit_deadline(&self.engine, job, deadline)
+    }
+}
+
+impl fmt::Debug for Submitter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        debug(f, "Submitter", &self.engine)
+    }
+}
+
+impl std::panic::UnwindSafe for Submitter {}
+impl std::panic::RefUnwindSafe for Submitter {}
+
+/// Shows what can be told without a lock.
+fn debug(f: &mut fmt::Formatter<'_>, name: &str, engine: &Engine) -> fmt::Result {
+    f.debug_struct(name)
+        .field("workers", &engine.slots.len())
+        .field("queue_len", &engine.queue.len())
+        .field("phase", &engine.queue.phase())
+        .finish_non_exhaustive()
+}

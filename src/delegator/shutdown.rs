@@ -1,0 +1,350 @@
+//! The end of a delegator, and the account of what it did with every job.
+
+use std::time::Duration;
+
+use super::stats::{self, WorkerStatus};
+use crate::clock::Tick;
+use crate::context::End;
+use crate::directive::Directive;
+use crate::engine::Engine;
+use crate::error::Cause;
+use crate::job::Job;
+use crate::queue::Phase;
+use crate::registry::Counts;
+use crate::sync::{self, Arc, Mutex, Thread};
+use crate::worker;
+
+/// How long a shutdown waits after it has cancelled what still ran at its limit, before it calls it stuck.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// How to shut a [`Delegator`](crate::Delegator) down.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use workpath::Shutdown;
+///
+/// let patient = Shutdown::drain();
+/// let bounded = Shutdown::drain().within(Duration::from_secs(5));
+/// let hasty = Shutdown::cancel().within(Duration::from_secs(1));
+/// # let _ = (patient, bounded, hasty);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a shutdown does nothing until it is given to a delegator"]
+pub struct Shutdown {
+    cancel: bool,
+    within: Duration,
+}
+
+impl Shutdown {
+    /// Refuses new jobs and finishes what is queued and running.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::{Delegator, Job, Shutdown};
+    ///
+    /// let delegator = Delegator::builder().workers(1).build()?;
+    /// let handle = delegator.submit(Job::new("work", |_| Ok(Vec::new())))?;
+    /// delegator.shutdown(Shutdown::drain());
+    /// assert!(handle.is_finished());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub const fn drain() -> Shutdown {
+        Shutdown {
+            cancel: false,
+            within: Duration::MAX,
+        }
+    }
+
+    /// Refuses new jobs, hands the unstarted ones back, cancels the running ones and waits for them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::{Delegator, Job, Shutdown};
+    ///
+    /// let delegator = Delegator::builder().workers(1).build()?;
+    /// for _ in 0..3 {
+    ///     let nap = Job::new("nap", |ctx| ctx.sleep(Duration::from_secs(60)).map(|()| Vec::new()));
+    ///     let _ = delegator.submit(nap)?;
+    /// }
+    /// let report = delegator.shutdown(Shutdown::cancel());
+    /// assert_eq!(report.cancelled + report.unstarted.len(), 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub const fn cancel() -> Shutdown {
+        Shutdown {
+            cancel: true,
+            within: Duration::MAX,
+        }
+    }
+
+    /// Sets a limit. A drain that reaches it goes on as a cancel; what still runs a short grace after that is reported as
+    /// stuck and left to itself: its thread goes on until its operation returns. A limit of zero cancels at once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::{Delegator, Shutdown};
+    ///
+    /// let delegator = Delegator::builder().workers(1).build()?;
+    /// let report = delegator.shutdown(Shutdown::drain().within(Duration::from_secs(5)));
+    /// assert!(report.stuck.is_empty());
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub const fn within(mut self, limit: Duration) -> Shutdown {
+        self.within = limit;
+        self
+    }
+}
+
+/// What became of the jobs that were queued or running when the shutdown began: their number is
+/// `completed + failed + cancelled + unstarted.len() + stuck.len()`.
+///
+/// # Examples
+///
+/// ```
+/// use workpath::{Delegator, Job, Shutdown};
+///
+/// let delegator = Delegator::builder().workers(1).build()?;
+/// let report = delegator.shutdown(Shutdown::drain());
+/// println!("{} completed, {} to be done elsewhere", report.completed, report.unstarted.len());
+/// # Ok::<(), workpath::BuildError>(())
+/// ```
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// Operations that returned `Ok`.
+    pub completed: usize,
+    /// Operations that failed or panicked, and jobs that timed out.
+    pub failed: usize,
+    /// Jobs that were cancelled, by the shutdown or by others, other than the unstarted ones.
+    pub cancelled: usize,
+    /// Jobs that were still queued: their handles say cancelled, and here they are, with their ids, to be submitted to
+    /// another delegator.
+    pub unstarted: Vec<Job>,
+    /// Workers whose operation did not return in time, each with the job it is in.
+    pub stuck: Vec<WorkerStatus>,
+}
+
+impl ShutdownReport {
+    /// How many jobs the report covers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Shutdown};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// assert_eq!(delegator.shutdown(Shutdown::drain()).total(), 0);
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn total(&self) -> usize {
+        self.completed + self.failed + self.cancelled + self.unstarted.len() + self.stuck.len()
+    }
+}
+
+/// Why the jobs of a shut-down delegator are cancelled.
+#[derive(Debug)]
+struct ShutDown;
+
+impl std::fmt::Display for ShutDown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the delegator is shut down")
+    }
+}
+
+impl std::error::Error for ShutDown {}
+
+/// How far the end has come. Written by the delegator thread and by the threads that shut down.
+#[derive(Default)]
+pub(crate) struct Closing {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    begun: bool,
+    /// Workers whose threads have been joined.
+    stopped: Vec<usize>,
+    /// Workers whose jobs are in a shutdown themselves. They stop once that returns, so shutdowns from inside jobs do not
+    /// wait for each other.
+    inside: Vec<usize>,
+    /// Nobody waits for the other workers any more.
+    detached: bool,
+    /// Handed back, for the first shutdown to report.
+    unstarted: Vec<Job>,
+    /// Threads that wait for any of this to change.
+    waiting: Vec<Thread>,
+}
+
+impl Closing {
+    /// Whether this is the first call.
+    fn begin(&self) -> bool {
+        !std::mem::replace(&mut self.state.lock().begun, true)
+    }
+
+    /// A worker's thread has ended. `true` if it was the last of so many.
+    pub(super) fn worker_stopped(&self, worker: usize, workers: usize) -> bool {
+        self.change(|state| {
+            state.stopped.push(worker);
+            state.stopped.len() == workers
+        })
+    }
+
+    fn detach(&self) {
+        self.change(|state| state.detached = true);
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock();
+        let result = change(&mut state);
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        waiting.into_iter().for_each(|thread| thread.unpark());
+        result
+    }
+
+    /// Marks the worker that is asking, if it is one. `true` if it was not marked already.
+    fn enter(&self, worker: Option<usize>) -> bool {
+        let Some(worker) = worker else { return false };
+        self.change(|state| {
+            let enters = !state.inside.contains(&worker);
+            if enters {
+                state.inside.push(worker);
+            }
+            enters
+        })
+    }
+
+    fn leave(&self, worker: Option<usize>) {
+        self.state.lock().inside.retain(|inside| Some(*inside) != worker);
+    }
+
+    /// Waits until all workers have stopped or been given up; for a worker, until all others have or are in a shutdown too.
+    /// `false` if `until` comes first.
+    fn wait(&self, workers: usize, is_worker: bool, until: Tick) -> bool {
+        loop {
+            {
+                let mut state = self.state.lock();
+                let exempt = if is_worker { state.inside.len() } else { 0 };
+                if state.detached || state.stopped.len() + exempt >= workers {
+                    return true;
+                }
+                if until != Tick::NEVER && until <= Tick::now() {
+                    return false;
+                }
+                state.waiting.retain(|thread| thread.id() != sync::current().id());
+                state.waiting.push(sync::current());
+            }
+            sync::park_until(until);
+        }
+    }
+}
+
+/// What was so when the shutdown began.
+struct Start {
+    counts: Counts,
+    /// Which worker the caller is.
+    worker: Option<usize>,
+}
+
+pub(super) fn shutdown(engine: &Arc<Engine>, closing: &Closing, how: Shutdown) -> ShutdownReport {
+    let limit = Tick::now().after(how.within);
+    let first = closing.begin();
+    let start = Start {
+        counts: engine.registry.accounts().1,
+        worker: worker::index_on(engine),
+    };
+    let entered = closing.enter(start.worker);
+    let stuck = finish(engine, closing, &start, how.cancel, limit);
+    if entered {
+        closing.leave(start.worker);
+    }
+    if first {
+        report(engine, closing, &start, stuck)
+    } else {
+        ShutdownReport::default()
+    }
+}
+
+/// Sees the workers off, and says which of them are stuck.
+fn finish(
+    engine: &Arc<Engine>,
+    closing: &Closing,
+    start: &Start,
+    cancel: bool,
+    limit: Tick,
+) -> Vec<WorkerStatus> {
+    let workers = engine.slots.len();
+    let is_worker = start.worker.is_some();
+    close(engine, if cancel { Phase::Stopped } else { Phase::Draining });
+    if cancel {
+        stop(engine, closing);
+    }
+    let mut stopped = closing.wait(workers, is_worker, limit);
+    if stopped && is_worker && !cancel {
+        stopped = worker::drain_inline(limit);
+    }
+    if !stopped && !cancel {
+        close(engine, Phase::Stopped);
+        stop(engine, closing);
+    }
+    if stopped || closing.wait(workers, is_worker, Tick::now().after(GRACE)) {
+        return Vec::new();
+    }
+    closing.detach();
+    // A delegator thread that has ended has nothing to leave.
+    let _ = engine.admin.send(Directive::Detach);
+    let busy = stats::workers(engine)
+        .into_iter()
+        .filter(|worker| worker.running.is_some());
+    busy.filter(|worker| Some(worker.index) != start.worker).collect()
+}
+
+fn close(engine: &Engine, phase: Phase) {
+    // At once, for whoever submits next; the delegator thread sees to the workers.
+    engine.queue.close(phase);
+    let _ = engine.admin.send(Directive::Close(phase));
+}
+
+/// Takes the unstarted jobs out and cancels the running ones, on this thread.
+fn stop(engine: &Engine, closing: &Closing) {
+    let cause: Cause = Arc::new(ShutDown);
+    while let Some(task) = engine.queue.try_pop() {
+        // A job whose context is done ends for that reason; one that has ended leaves what the timer left.
+        task.look();
+        if let Some(captures) = task.withdraw() {
+            closing.state.lock().unstarted.push(task.rebuild(captures));
+            task.finish_unstarted(End::Cancel(Some(Arc::clone(&cause))), 0);
+        }
+    }
+    engine.scope.cancel(Some(cause));
+}
+
+fn report(engine: &Engine, closing: &Closing, start: &Start, stuck: Vec<WorkerStatus>) -> ShutdownReport {
+    if stuck.is_empty() && start.worker.is_none() {
+        // Another thread may be about to finish what it has cancelled.
+        engine.registry.wait_idle(Tick::now().after(GRACE));
+    }
+    let (before, after) = (start.counts, engine.registry.accounts().1);
+    let unstarted = std::mem::take(&mut closing.state.lock().unstarted);
+    let since = |after: u64, before: u64| usize::try_from(after.saturating_sub(before)).unwrap_or(usize::MAX);
+    ShutdownReport {
+        completed: since(after.completed, before.completed),
+        failed: since(after.failed, before.failed)
+            + since(after.panicked, before.panicked)
+            + since(after.timed_out, before.timed_out),
+        cancelled: since(after.cancelled, before.cancelled).saturating_sub(unstarted.len()),
+        unstarted,
+        stuck,
+    }
+}
+
+/// Drains without waiting.
+pub(super) fn leave(engine: &Engine) {
+    close(engine, Phase::Draining);
+}

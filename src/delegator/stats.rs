@@ -1,0 +1,99 @@
+//! A look at a delegator from outside.
+
+use crate::engine::Engine;
+use crate::id::JobId;
+use crate::sync::Ordering;
+
+/// The numbers of a delegator at one moment.
+///
+/// `submitted = queued + running + completed + failed + panicked + cancelled + timed_out` whenever nothing is changing.
+///
+/// # Examples
+///
+/// ```
+/// use workpath::{Delegator, Job};
+///
+/// let delegator = Delegator::builder().workers(1).build()?;
+/// delegator.submit(Job::new("work", |_| Ok(Vec::new())))?.wait();
+/// let stats = delegator.stats();
+/// assert_eq!((stats.submitted, stats.completed, stats.queued), (1, 1, 0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Jobs that wait for a worker.
+    pub queued: usize,
+    /// Jobs whose operation runs, including those that wait for a job they run inline.
+    pub running: usize,
+    /// Jobs that were accepted, ever.
+    pub submitted: u64,
+    /// Jobs whose operation returned `Ok`.
+    pub completed: u64,
+    /// Jobs whose operation returned an error of its own.
+    pub failed: u64,
+    /// Jobs whose operation panicked.
+    pub panicked: u64,
+    /// Jobs that were cancelled.
+    pub cancelled: u64,
+    /// Jobs whose deadline ended them.
+    pub timed_out: u64,
+    /// Submissions that were refused, for whatever reason. They do not count as submitted.
+    pub rejected: u64,
+}
+
+/// What a worker is doing at one moment.
+///
+/// # Examples
+///
+/// ```
+/// use workpath::Delegator;
+///
+/// let delegator = Delegator::builder().workers(2).build()?;
+/// for worker in delegator.workers() {
+///     println!("{}: {:?}", worker.thread_name, worker.running);
+/// }
+/// # Ok::<(), workpath::BuildError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WorkerStatus {
+    /// Which worker: from zero.
+    pub index: usize,
+    /// The name of its thread, in full. Linux itself keeps the first 15 bytes.
+    pub thread_name: String,
+    /// The job it is in; of jobs that wait for jobs they run inline, the innermost.
+    pub running: Option<JobId>,
+}
+
+pub(super) fn stats(engine: &Engine) -> Stats {
+    // In this order: a job that is finished in between is then at worst counted as running and finished, never as queued.
+    let running = engine.running();
+    let (submitted, counts) = engine.registry.accounts();
+    let unfinished = submitted.saturating_sub(counts.finished());
+    let queued = usize::try_from(unfinished)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(running);
+    Stats {
+        queued,
+        running,
+        submitted,
+        completed: counts.completed,
+        failed: counts.failed,
+        panicked: counts.panicked,
+        cancelled: counts.cancelled,
+        timed_out: counts.timed_out,
+        rejected: engine.rejected.load(Ordering::Relaxed),
+    }
+}
+
+pub(super) fn workers(engine: &Engine) -> Vec<WorkerStatus> {
+    let slots = engine.slots.iter().enumerate();
+    slots
+        .map(|(index, slot)| WorkerStatus {
+            index,
+            thread_name: slot.thread_name.clone(),
+            running: slot.current(),
+        })
+        .collect()
+}

@@ -1,0 +1,298 @@
+//! Getting jobs in.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crate::clock::Tick;
+use crate::context::{Action, End};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::handle::JobHandle;
+use crate::job::Job;
+use crate::panics::discard;
+use crate::queue::{Parker, Phase};
+use crate::sync::{self, Arc, Ordering, spin_loop};
+use crate::task::Task;
+use crate::worker;
+
+/// How often a submitter looks for room before it parks.
+const SPINS: u32 = if cfg!(loom) { 0 } else { 128 };
+
+/// Why a job was not accepted. The job is inside, as it was.
+///
+/// # Examples
+///
+/// ```
+/// use workpath::{Delegator, Job, Shutdown, SubmitError};
+///
+/// let delegator = Delegator::builder().workers(1).build()?;
+/// delegator.shutdown(Shutdown::drain());
+/// match delegator.submit(Job::new("late", |_| Ok(Vec::new()))) {
+///     Err(SubmitError::ShutDown(job)) => assert_eq!(job.name(), "late"),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), workpath::BuildError>(())
+/// ```
+#[non_exhaustive]
+pub enum SubmitError {
+    /// The queue is full.
+    Full(Job),
+    /// The queue was full until the submission's time was over.
+    Timeout(Job),
+    /// The delegator accepts no jobs any more.
+    ShutDown(Job),
+}
+
+impl SubmitError {
+    /// The job, to be submitted again or elsewhere.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job, Shutdown};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// delegator.shutdown(Shutdown::drain());
+    /// let job = delegator.try_submit(Job::new("late", |_| Ok(Vec::new()))).unwrap_err().into_job();
+    /// let elsewhere = Delegator::builder().workers(1).build()?;
+    /// assert!(elsewhere.submit(job).is_ok());
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn into_job(self) -> Job {
+        match self {
+            SubmitError::Full(job) | SubmitError::Timeout(job) | SubmitError::ShutDown(job) => job,
+        }
+    }
+
+    fn parts(&self) -> (&'static str, &Job, &'static str) {
+        match self {
+            SubmitError::Full(job) => ("Full", job, "the queue is full"),
+            SubmitError::Timeout(job) => ("Timeout", job, "the queue stayed full for the time given"),
+            SubmitError::ShutDown(job) => ("ShutDown", job, "the delegator is shut down"),
+        }
+    }
+}
+
+impl fmt::Display for SubmitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (_, job, why) = self.parts();
+        write!(f, "job {:?} was not accepted: {why}", job.name)
+    }
+}
+
+impl fmt::Debug for SubmitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (variant, job, _) = self.parts();
+        f.debug_tuple(variant).field(job).finish()
+    }
+}
+
+impl std::error::Error for SubmitError {}
+
+impl From<SubmitError> for Error {
+    /// Keeps the text and drops the job.
+    fn from(error: SubmitError) -> Error {
+        let text = error.to_string();
+        discard("a refused job", error);
+        Error::from(text)
+    }
+}
+
+/// What to do when there is no room.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NoRoom {
+    GiveUp,
+    /// Until this tick, at the latest.
+    WaitUntil(Tick),
+    /// For as long as it takes; a worker of the delegator does not wait but does the job itself.
+    Wait,
+}
+
+pub(super) fn submit(engine: &Arc<Engine>, job: Job) -> Result<JobHandle, SubmitError> {
+    accept(engine, job, NoRoom::Wait)
+}
+
+pub(super) fn try_submit(engine: &Arc<Engine>, job: Job) -> Result<JobHandle, SubmitError> {
+    accept(engine, job, NoRoom::GiveUp)
+}
+
+pub(super) fn submit_timeout(
+    engine: &Arc<Engine>,
+    job: Job,
+    timeout: Duration,
+) -> Result<JobHandle, SubmitError> {
+    submit_until(engine, job, Tick::now().after(timeout))
+}
+
+pub(super) fn submit_deadline(
+    engine: &Arc<Engine>,
+    job: Job,
+    deadline: Instant,
+) -> Result<JobHandle, SubmitError> {
+    submit_until(engine, job, Tick::from(deadline))
+}
+
+fn submit_until(engine: &Arc<Engine>, job: Job, until: Tick) -> Result<JobHandle, SubmitError> {
+    let no_room = if until == Tick::NEVER {
+        NoRoom::Wait
+    } else {
+        NoRoom::WaitUntil(until)
+    };
+    accept(engine, job, no_room)
+}
+
+fn accept(engine: &Arc<Engine>, mut job: Job, no_room: NoRoom) -> Result<JobHandle, SubmitError> {
+    if engine.queue.phase() != Phase::Open {
+        return Err(refuse(engine, job, SubmitError::ShutDown));
+    }
+    if let Some(timeout) = engine.default_timeout {
+        if job.context.deadline_tick() == Tick::NEVER {
+            job.context.limit(Tick::now().after(timeout));
+        }
+    }
+    let end = job.context.end();
+    let task = engine.admit(job);
+    if let Some(end) = end {
+        return Ok(end_at_once(engine, task, end));
+    }
+    let handle = JobHandle {
+        task: Arc::clone(&task),
+    };
+    match push(engine, task) {
+        Ok(()) => confirm(engine, handle),
+        Err(task) => make_room(engine, task, handle, no_room),
+    }
+}
+
+/// Counts the task in and puts it in the queue, or gives it back.
+fn push(engine: &Engine, task: Arc<Task>) -> Result<(), Arc<Task>> {
+    engine.registry.count_submitted();
+    engine
+        .queue
+        .try_push(task)
+        .inspect_err(|_| engine.registry.count_refused())
+}
+
+/// What is left to do once the job is in the queue: to make sure that somebody is there to take it out.
+///
+/// A shutdown first changes the phase and then looks into the queue; this looks at the phase after the push. So a job that
+/// got in too late is seen by one of them, and whoever takes it out of the task decides.
+fn confirm(engine: &Engine, handle: JobHandle) -> Result<JobHandle, SubmitError> {
+    if engine.queue.phase() == Phase::Open {
+        return Ok(handle);
+    }
+    match handle.task.withdraw() {
+        None => Ok(handle),
+        Some(captures) => {
+            engine.registry.count_refused();
+            let job = handle.task.rebuild(captures);
+            Err(refuse(engine, job, SubmitError::ShutDown))
+        }
+    }
+}
+
+/// The queue is full: waits, runs the job here, or gives up.
+#[cold]
+fn make_room(
+    engine: &Arc<Engine>,
+    task: Arc<Task>,
+    handle: JobHandle,
+    no_room: NoRoom,
+) -> Result<JobHandle, SubmitError> {
+    let until = match no_room {
+        NoRoom::GiveUp => return Err(give_back(engine, task, handle, SubmitError::Full)),
+        NoRoom::Wait if worker::is_on(engine) => {
+            engine.registry.count_submitted();
+            drop(task);
+            worker::run_inline(&handle.task);
+            return Ok(handle);
+        }
+        NoRoom::Wait => Tick::NEVER,
+        NoRoom::WaitUntil(until) => until,
+    };
+    let mut task = task;
+    for _ in 0..SPINS {
+        if !engine.queue.is_full() {
+            match push(engine, task) {
+                Ok(()) => return confirm(engine, handle),
+                Err(back) => task = back,
+            }
+        }
+        spin_loop();
+    }
+    wait_for_room(engine, task, handle, until)
+}
+
+fn wait_for_room(
+    engine: &Arc<Engine>,
+    mut task: Arc<Task>,
+    handle: JobHandle,
+    until: Tick,
+) -> Result<JobHandle, SubmitError> {
+    let queue = &engine.queue;
+    let context = task.context();
+    let _listening = context.listen(Action::Wake(sync::current()));
+    let me = Parker::of_this_thread();
+    let mut again = false;
+    let result = loop {
+        queue.line_up(&me, again);
+        again = true;
+        match push(engine, task) {
+            Ok(()) => {
+                queue.step_out(&me, true);
+                break confirm(engine, handle);
+            }
+            Err(back) => task = back,
+        }
+        let given_up = loop {
+            if queue.phase() != Phase::Open {
+                break Some(Err(SubmitError::ShutDown as fn(Job) -> SubmitError));
+            }
+            if let Some(end) = context.end() {
+                break Some(Ok(end));
+            }
+            if until != Tick::NEVER && until <= Tick::now() {
+                break Some(Err(SubmitError::Timeout as fn(Job) -> SubmitError));
+            }
+            if me.is_notified() {
+                break None;
+            }
+            sync::park_until(until.min(context.deadline_tick()));
+        };
+        queue.step_out(&me, given_up.is_none());
+        match given_up {
+            None => {}
+            Some(Ok(end)) => break Ok(end_at_once(engine, task, end)),
+            Some(Err(why)) => break Err(give_back(engine, task, handle, why)),
+        }
+    };
+    discard("the context of a submission", context);
+    result
+}
+
+/// Accepts a job whose context is done: it is finished before anybody could start it.
+fn end_at_once(engine: &Engine, task: Arc<Task>, end: End) -> JobHandle {
+    engine.registry.count_submitted();
+    if let Some(captures) = task.withdraw() {
+        task.end_claimed(captures, end);
+    }
+    JobHandle { task }
+}
+
+/// Undoes `admit`.
+fn give_back(
+    engine: &Engine,
+    task: Arc<Task>,
+    handle: JobHandle,
+    why: fn(Job) -> SubmitError,
+) -> SubmitError {
+    drop(handle);
+    match task.into_job() {
+        Some(job) => refuse(engine, job, why),
+        None => unreachable!("nobody else has seen the task"),
+    }
+}
+
+fn refuse(engine: &Engine, job: Job, why: fn(Job) -> SubmitError) -> SubmitError {
+    engine.rejected.fetch_add(1, Ordering::Relaxed);
+    why(job)
+}

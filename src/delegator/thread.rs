@@ -1,0 +1,149 @@
+//! The delegator thread: creates the queue, starts the workers, and sees them off.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+
+use super::shutdown::Closing;
+use crate::directive::Directive;
+use crate::engine::{Engine, Slot};
+use crate::queue::Queue;
+use crate::registry::{Registry, Retention};
+use crate::sync::Arc;
+use crate::worker::{self, Hook};
+
+/// What a delegator is made of, checked.
+pub(crate) struct Plan {
+    pub(crate) workers: usize,
+    pub(crate) queue_capacity: usize,
+    pub(crate) retention: Retention,
+    pub(crate) default_timeout: Option<Duration>,
+    pub(crate) thread_name: String,
+    pub(crate) stack_size: Option<usize>,
+    pub(crate) on_worker_start: Option<Hook>,
+    pub(crate) on_worker_stop: Option<Hook>,
+}
+
+/// What the delegator thread has set up.
+pub(super) struct Started {
+    pub(super) engine: Arc<Engine>,
+    pub(super) closing: Arc<Closing>,
+}
+
+/// Starts the delegator thread and waits until all workers are started. On failure no thread is left.
+pub(super) fn start(plan: Plan) -> Result<(Started, JoinHandle<()>), (String, io::Error)> {
+    let name = format!("{}-d", plan.thread_name);
+    let (report, started) = bounded(1);
+    let thread = spawn(Builder::new().name(name.clone()), move || run(plan, &report))
+        .map_err(|error| (name, error))?;
+    match started.recv() {
+        Ok(Ok(started)) => Ok((started, thread)),
+        Ok(Err(error)) => {
+            join(thread);
+            Err(error)
+        }
+        Err(_) => unreachable!("the delegator thread reports before it ends"),
+    }
+}
+
+fn run(plan: Plan, report: &Sender<Result<Started, (String, io::Error)>>) {
+    let (admin, directives) = unbounded();
+    let names = (0..plan.workers).map(|index| format!("{}-{index}", plan.thread_name));
+    let engine = Engine::new(
+        Queue::new(plan.queue_capacity, plan.workers),
+        Registry::new(plan.retention),
+        names.map(Slot::new).collect(),
+        admin,
+        plan.default_timeout,
+    );
+    let threads = match start_workers(&plan, &engine) {
+        Ok(threads) => threads,
+        Err(error) => {
+            let _ = report.send(Err(error));
+            return;
+        }
+    };
+    let closing = Arc::new(Closing::default());
+    let _ = report.send(Ok(Started {
+        engine: Arc::clone(&engine),
+        closing: Arc::clone(&closing),
+    }));
+    serve(&directives, &engine, &closing, threads);
+}
+
+/// Starts all workers or none: they wait at a gate until the last has been started.
+fn start_workers(
+    plan: &Plan,
+    engine: &Arc<Engine>,
+) -> Result<Vec<Option<JoinHandle<()>>>, (String, io::Error)> {
+    let (open, gate) = bounded::<()>(plan.workers);
+    let mut threads = Vec::with_capacity(plan.workers);
+    for (index, slot) in engine.slots.iter().enumerate() {
+        let mut builder = Builder::new().name(slot.thread_name.clone());
+        if let Some(bytes) = plan.stack_size {
+            builder = builder.stack_size(bytes);
+        }
+        let engine = Arc::clone(engine);
+        let gate = gate.clone();
+        let (on_start, on_stop) = (plan.on_worker_start.clone(), plan.on_worker_stop.clone());
+        let spawned = spawn(builder, move || {
+            if gate.recv().is_ok() {
+                let admin = engine.admin.clone();
+                worker::run(engine, index, on_start, on_stop);
+                // Fails if nobody waits for this worker any more.
+                let _ = admin.send(Directive::Stopped(index));
+            }
+        });
+        match spawned {
+            Ok(thread) => threads.push(Some(thread)),
+            Err(error) => {
+                drop(open);
+                threads.into_iter().flatten().for_each(join);
+                return Err((slot.thread_name.clone(), error));
+            }
+        }
+    }
+    for _ in 0..plan.workers {
+        let _ = open.send(());
+    }
+    Ok(threads)
+}
+
+/// Blocks for directives until the last worker has stopped or been given up.
+fn serve(
+    directives: &Receiver<Directive>,
+    engine: &Engine,
+    closing: &Closing,
+    mut threads: Vec<Option<JoinHandle<()>>>,
+) {
+    for directive in directives {
+        match directive {
+            Directive::Close(phase) => engine.queue.close(phase),
+            Directive::Stopped(worker) => {
+                if let Some(thread) = threads.get_mut(worker).and_then(Option::take) {
+                    join(thread);
+                }
+                if closing.worker_stopped(worker, threads.len()) {
+                    return;
+                }
+            }
+            Directive::Detach => return,
+        }
+    }
+}
+
+/// Spawning panics, rather than fails, on some stack sizes that no thread can have.
+fn spawn(builder: Builder, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    match catch_unwind(AssertUnwindSafe(|| builder.spawn(body))) {
+        Ok(spawned) => spawned,
+        Err(_) => Err(io::Error::from(io::ErrorKind::InvalidInput)),
+    }
+}
+
+fn join(thread: JoinHandle<()>) {
+    // The threads here contain the panics of user code, and have none of their own to pass on.
+    let _ = thread.join();
+}

@@ -1,0 +1,272 @@
+//! What is to be done: an operation, its name and its context.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::clock::{Tick, WallOffset};
+use crate::context::Context;
+use crate::error::Error;
+use crate::id::JobId;
+
+/// What a job runs.
+///
+/// Closures are operations through [`Job::new`]; implement the trait for operations that are types of their own. `run` takes
+/// `&self`, so a job that was refused or handed back can be submitted again.
+///
+/// # Examples
+///
+/// ```
+/// use std::borrow::Cow;
+/// use workpath::{Context, Delegator, Error, Job, Operation};
+///
+/// struct Checksum(Vec<u8>);
+///
+/// impl Operation for Checksum {
+///     fn run(&self, ctx: &Context) -> Result<Vec<u8>, Error> {
+///         let mut sum = 0_u8;
+///         for chunk in self.0.chunks(4096) {
+///             ctx.check()?;
+///             sum = chunk.iter().fold(sum, |sum, byte| sum.wrapping_add(*byte));
+///         }
+///         Ok(vec![sum])
+///     }
+///
+///     fn name(&self) -> Cow<'_, str> {
+///         Cow::Owned(format!("checksum of {} bytes", self.0.len()))
+///     }
+/// }
+///
+/// let delegator = Delegator::builder().workers(1).build()?;
+/// let handle = delegator.submit(Job::from_operation(Checksum(vec![1, 2, 3])))?;
+/// assert_eq!(handle.name(), "checksum of 3 bytes");
+/// assert_eq!(handle.join()?, [6]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait Operation: Send + 'static {
+    /// Does the work. Runs on a worker's thread; look at `ctx` often enough to stop in time.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the work from being done; the context's own error (`ctx.check()?`) when it is done early.
+    fn run(&self, ctx: &Context) -> Result<Vec<u8>, Error>;
+
+    /// What the job is called in records and logs: the name of the type unless overridden. Asked once, by
+    /// [`Job::from_operation`].
+    fn name(&self) -> Cow<'_, str> {
+        Cow::Borrowed(std::any::type_name::<Self>())
+    }
+}
+
+struct Function<F>(F);
+
+impl<F> Operation for Function<F>
+where
+    F: Fn(&Context) -> Result<Vec<u8>, Error> + Send + 'static,
+{
+    fn run(&self, ctx: &Context) -> Result<Vec<u8>, Error> {
+        (self.0)(ctx)
+    }
+}
+
+/// A named operation with the context it runs under, ready to be submitted.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use workpath::{Context, Delegator, Job};
+///
+/// let delegator = Delegator::builder().workers(1).build()?;
+/// let ctx = Context::background().with_value("greeting", "hello");
+/// let job = Job::new("greet", |ctx| {
+///     let greeting = ctx.value::<&str>("greeting").ok_or("no greeting")?;
+///     Ok(format!("{greeting}, world").into_bytes())
+/// })
+/// .with_context(&ctx)
+/// .with_timeout(Duration::from_secs(1));
+///
+/// assert_eq!(delegator.submit(job)?.join()?, b"hello, world");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a job does nothing until it is submitted"]
+pub struct Job {
+    pub(crate) id: JobId,
+    pub(crate) name: Cow<'static, str>,
+    pub(crate) created: Tick,
+    pub(crate) wall: WallOffset,
+    pub(crate) operation: Box<dyn Operation>,
+    pub(crate) context: Context,
+}
+
+impl Job {
+    /// A job that runs this function, under the background context. Its id and creation time are fixed here.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::Job;
+    ///
+    /// let job = Job::new("answer", |_| Ok(vec![42]));
+    /// assert_eq!(job.name(), "answer");
+    /// ```
+    pub fn new(
+        name: impl Into<Cow<'static, str>>,
+        operation: impl Fn(&Context) -> Result<Vec<u8>, Error> + Send + 'static,
+    ) -> Job {
+        Job::create(name.into(), Box::new(Function(operation)))
+    }
+
+    /// A job that runs this operation under its own name.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::{Context, Error, Job, Operation};
+    ///
+    /// struct Nothing;
+    ///
+    /// impl Operation for Nothing {
+    ///     fn run(&self, _: &Context) -> Result<Vec<u8>, Error> {
+    ///         Ok(Vec::new())
+    ///     }
+    /// }
+    ///
+    /// assert!(Job::from_operation(Nothing).name().ends_with("Nothing"));
+    /// ```
+    pub fn from_operation(operation: impl Operation) -> Job {
+        let name = Cow::Owned(operation.name().into_owned());
+        Job::create(name, Box::new(operation))
+    }
+
+    fn create(name: Cow<'static, str>, operation: Box<dyn Operation>) -> Job {
+        let created = Tick::now();
+        let wall = WallOffset::current(created);
+        let id = JobId::next(wall.unix_millis(created));
+        Job {
+            id,
+            name,
+            created,
+            wall,
+            operation,
+            context: Context::background(),
+        }
+    }
+
+    /// Runs the job under this context: its values, its cancellation, and its deadline unless the job's is earlier.
+    /// A second call replaces the values and the cancellation.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::{Context, Job};
+    ///
+    /// let ctx = Context::background().with_value("user", 7_u32);
+    /// let job = Job::new("profile", |_| Ok(Vec::new())).with_context(&ctx);
+    /// assert_eq!(job.context().value::<u32>("user"), Some(&7));
+    /// ```
+    pub fn with_context(mut self, context: &Context) -> Job {
+        let deadline = self.context.deadline_tick();
+        self.context = context.clone();
+        self.context.limit(deadline);
+        self
+    }
+
+    /// Gives the job this much time from now, queueing included. The earliest deadline wins; zero is over at once,
+    /// [`Duration::MAX`] is no limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::Job;
+    ///
+    /// let job = Job::new("fetch", |_| Ok(Vec::new())).with_timeout(Duration::from_secs(5));
+    /// assert!(job.context().remaining().is_some());
+    /// ```
+    pub fn with_timeout(mut self, timeout: Duration) -> Job {
+        self.context.limit(Tick::now().after(timeout));
+        self
+    }
+
+    /// Gives the job time until this instant, queueing included. The earliest deadline wins.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use workpath::Job;
+    ///
+    /// let deadline = Instant::now() + Duration::from_secs(5);
+    /// let job = Job::new("fetch", |_| Ok(Vec::new())).with_deadline(deadline);
+    /// assert_eq!(job.context().deadline(), Some(deadline));
+    /// ```
+    pub fn with_deadline(mut self, deadline: Instant) -> Job {
+        self.context.limit(Tick::from(deadline));
+        self
+    }
+
+    /// The job's identity. It keeps it when it is refused or handed back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::{Delegator, Job};
+    ///
+    /// let delegator = Delegator::builder().workers(1).build()?;
+    /// let job = Job::new("work", |_| Ok(Vec::new()));
+    /// let id = job.id();
+    /// assert_eq!(delegator.submit(job)?.id(), id);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn id(&self) -> JobId {
+        self.id
+    }
+
+    /// What the job is called in records and logs.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::Job;
+    /// assert_eq!(Job::new("resize", |_| Ok(Vec::new())).name(), "resize");
+    /// ```
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// When the job was made, by the wall clock.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::Job;
+    /// let age = Job::new("resize", |_| Ok(Vec::new())).created_at().elapsed();
+    /// assert!(age.is_ok());
+    /// ```
+    pub fn created_at(&self) -> SystemTime {
+        self.wall.time(self.created)
+    }
+
+    /// The context the job will run under, with the earliest of its deadlines.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::Job;
+    /// assert!(!Job::new("resize", |_| Ok(Vec::new())).context().is_done());
+    /// ```
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("context", &self.context)
+            .finish_non_exhaustive()
+    }
+}

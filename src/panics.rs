@@ -1,0 +1,60 @@
+//! The only place where panics are caught. User code always runs through here; ours never does.
+
+use std::any::Any;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// The log target of the crate.
+pub(crate) const LOG: &str = "workpath";
+
+/// How many payloads that panic while they are dropped are taken one out of the other before the next is leaked.
+const NESTED_PAYLOADS: usize = 16;
+
+/// Runs user code; a panic in it becomes its message.
+pub(crate) fn contain<T>(user_code: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(user_code)).map_err(message)
+}
+
+/// Drops a value that may run user code. A panic in it is logged, with what it was.
+pub(crate) fn discard<T>(what: impl fmt::Display, value: T) {
+    if std::mem::needs_drop::<T>() {
+        if let Err(panic) = contain(|| drop(value)) {
+            log(
+                log::Level::Error,
+                format_args!("panic while {what} was dropped: {panic}"),
+            );
+        }
+    }
+}
+
+/// Logs a line. Loggers, and what they format, are user code like any other.
+pub(crate) fn log(level: log::Level, line: fmt::Arguments<'_>) {
+    if log::log_enabled!(target: LOG, level) {
+        // A logger that panics cannot be told about.
+        let _ = contain(|| log::log!(target: LOG, level, "{line}"));
+    }
+}
+
+fn message(payload: Box<dyn Any + Send>) -> String {
+    let text = if let Some(text) = payload.downcast_ref::<&'static str>() {
+        (*text).to_owned()
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a panic without a text".to_owned()
+    };
+    bury(payload);
+    text
+}
+
+/// Drops a payload whose own drop may panic with another such payload.
+fn bury(payload: Box<dyn Any + Send>) {
+    let mut next = Some(payload);
+    for _ in 0..NESTED_PAYLOADS {
+        match next.take() {
+            Some(payload) => next = catch_unwind(AssertUnwindSafe(|| drop(payload))).err(),
+            None => return,
+        }
+    }
+    std::mem::forget(next);
+}

@@ -1,0 +1,364 @@
+//! The bounded queue between submitters and workers, and who sleeps when.
+//!
+//! The queue is a crossbeam channel that is only ever polled: its blocking calls would wake a sleeper for every job. Who
+//! finds it empty or full waits here instead.
+//!
+//! Workers. Each is busy, *searching* (polling for a short while) or *sleeping*.
+//!
+//! 1. A push wakes a sleeper only if nobody is searching. Whoever wakes a sleeper counts it as searching at once, so that
+//!    pushes during the time it takes to wake up wake nobody else.
+//! 2. The last searcher that finds a job looks whether there is more, and if so wakes the next: pushes that saw it
+//!    searching relied on it.
+//! 3. Before it sleeps, a worker puts itself on the list, stops counting as searching, and looks once more. A push puts its
+//!    job in and then looks for searchers and sleepers. With a full fence between the two steps on both sides, one of them
+//!    sees the other.
+//!
+//! Submitters that found the queue full line up in the order of their arrival, by the same protocol with the roles swapped:
+//! a pop makes room and then looks whether somebody is lined up; who lines up looks for room once more.
+
+use std::collections::VecDeque;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::sync::{
+    self, Arc, AtomicBool, AtomicU8, AtomicUsize, Mutex, Ordering, Padded, Thread, fence, spin_loop,
+    yield_now,
+};
+
+/// How often a searching worker looks for a job before it yields its core between looks, and before it goes to sleep.
+const SPINS: u32 = if cfg!(loom) { 0 } else { 256 };
+const YIELDS: u32 = if cfg!(loom) { 0 } else { 8 };
+
+/// What the queue accepts and serves. It only ever goes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Phase {
+    /// Everything.
+    Open = 0,
+    /// Nothing more is accepted; what is in is served.
+    Draining = 1,
+    /// Nothing is accepted or served.
+    Stopped = 2,
+}
+
+pub(crate) struct Queue<T> {
+    sender: Sender<T>,
+    receiver: Receiver<T>,
+    phase: AtomicU8,
+    /// Only for a capacity of zero: how many workers are free and not promised to a job. The channel then has room for a
+    /// job per worker, but to get in a job must take one of these.
+    free: Option<Padded<AtomicUsize>>,
+    /// Of the workers, and of the submitters.
+    sleepers: Padded<Sleepers>,
+    line: Padded<Line>,
+    /// How many workers may search at the same time.
+    searchers: usize,
+}
+
+#[derive(Default)]
+struct Sleepers {
+    searching: AtomicUsize,
+    /// The length of `list`, to be read without its lock.
+    sleeping: AtomicUsize,
+    /// The last to fall asleep is the first to be woken: its stack is the warmest.
+    list: Mutex<Vec<Arc<Parker>>>,
+}
+
+#[derive(Default)]
+struct Line {
+    /// The length of `list`, to be read without its lock.
+    waiting: AtomicUsize,
+    list: Mutex<VecDeque<Arc<Parker>>>,
+}
+
+/// A thread that can be on one of the lists.
+pub(crate) struct Parker {
+    thread: Thread,
+    notified: AtomicBool,
+}
+
+impl Parker {
+    pub(crate) fn of_this_thread() -> Arc<Parker> {
+        Arc::new(Parker {
+            thread: sync::current(),
+            notified: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether somebody has taken it off a list to wake it.
+    pub(crate) fn is_notified(&self) -> bool {
+        self.notified.load(Ordering::Acquire)
+    }
+
+    fn notify(&self) {
+        self.notified.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+}
+
+/// Why a worker stopped sleeping.
+enum Slept<T> {
+    /// Not at all: there was a job.
+    Found(T),
+    /// The queue is closed.
+    Closed,
+    /// Woken to search; it counts as searching.
+    Woken,
+}
+
+impl<T> Queue<T> {
+    pub(crate) fn new(capacity: usize, workers: usize) -> Queue<T> {
+        let (sender, receiver) = bounded(if capacity == 0 { workers } else { capacity });
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Queue {
+            sender,
+            receiver,
+            phase: AtomicU8::new(Phase::Open as u8),
+            free: (capacity == 0).then(|| Padded(AtomicUsize::new(workers))),
+            sleepers: Padded::default(),
+            line: Padded::default(),
+            searchers: (cores / 2).max(1),
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::SeqCst) {
+            0 => Phase::Open,
+            1 => Phase::Draining,
+            _ => Phase::Stopped,
+        }
+    }
+
+    /// Moves on to this phase, unless the queue is further already, and wakes everybody to see it.
+    pub(crate) fn close(&self, phase: Phase) {
+        self.phase.fetch_max(phase as u8, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        let sleeping = {
+            let mut list = self.sleepers.list.lock();
+            self.sleepers.sleeping.store(0, Ordering::Relaxed);
+            self.sleepers.searching.fetch_add(list.len(), Ordering::SeqCst);
+            std::mem::take(&mut *list)
+        };
+        let lined_up = {
+            let mut list = self.line.list.lock();
+            self.line.waiting.store(0, Ordering::Relaxed);
+            std::mem::take(&mut *list)
+        };
+        sleeping
+            .iter()
+            .chain(&lined_up)
+            .for_each(|parker| parker.notify());
+    }
+
+    /// Puts an item in, or gives it back if there is no room. The phase is for the caller to check, afterwards: a push that
+    /// came too late for the last worker is not seen by anybody else.
+    pub(crate) fn try_push(&self, item: T) -> Result<(), T> {
+        if let Some(free) = &self.free {
+            let promised = free.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |free| free.checked_sub(1));
+            if promised.is_err() {
+                return Err(item);
+            }
+        }
+        self.sender.try_send(item).map_err(|error| error.into_inner())?;
+        self.wake_a_searcher();
+        Ok(())
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        match &self.free {
+            Some(free) => free.load(Ordering::SeqCst) == 0,
+            None => self.sender.is_full(),
+        }
+    }
+
+    /// The next item, for a worker. `None` once the queue is closed and, if it drains, empty. Also says whether there was
+    /// nothing to do meanwhile.
+    pub(crate) fn pop(&self, me: &Arc<Parker>) -> Option<(T, bool)> {
+        if self.phase() == Phase::Stopped {
+            return None;
+        }
+        match self.try_pop() {
+            Some(item) => Some((item, false)),
+            None => self.search(me).map(|item| (item, true)),
+        }
+    }
+
+    /// A worker has done what it popped and is free for the next.
+    pub(crate) fn offer(&self) {
+        if let Some(free) = &self.free {
+            free.fetch_add(1, Ordering::SeqCst);
+            self.wake_a_submitter();
+        }
+    }
+
+    /// An item if there is one, whatever the phase.
+    pub(crate) fn try_pop(&self) -> Option<T> {
+        let item = self.receiver.try_recv().ok()?;
+        if self.free.is_none() {
+            self.wake_a_submitter();
+        }
+        Some(item)
+    }
+
+    #[cold]
+    fn search(&self, me: &Arc<Parker>) -> Option<T> {
+        let mut spins = SPINS;
+        let mut yields = YIELDS;
+        if self.sleepers.searching.fetch_add(1, Ordering::SeqCst) >= self.searchers {
+            (spins, yields) = (0, 0);
+        }
+        loop {
+            for look in 0..spins + yields {
+                if self.phase() != Phase::Open {
+                    break;
+                }
+                if !self.receiver.is_empty() {
+                    if let Some(item) = self.try_pop() {
+                        self.stop_searching();
+                        return Some(item);
+                    }
+                }
+                if look < spins { spin_loop() } else { yield_now() }
+            }
+            match self.sleep(me) {
+                Slept::Found(item) => return Some(item),
+                Slept::Closed => return None,
+                Slept::Woken => (spins, yields) = (SPINS, YIELDS),
+            }
+        }
+    }
+
+    /// Sleeps until there may be something to do. The caller counts as searching, and does not any more unless woken.
+    fn sleep(&self, me: &Arc<Parker>) -> Slept<T> {
+        let sleepers = &*self.sleepers;
+        me.notified.store(false, Ordering::Relaxed);
+        {
+            let mut list = sleepers.list.lock();
+            list.push(Arc::clone(me));
+            sleepers.sleeping.store(list.len(), Ordering::Relaxed);
+        }
+        sleepers.searching.fetch_sub(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        // Rule 3: a push that did not see this worker on the list is seen here, and so is a change of phase.
+        let phase = self.phase();
+        let item = if phase == Phase::Stopped {
+            None
+        } else {
+            self.try_pop()
+        };
+        if item.is_none() && phase == Phase::Open {
+            while !me.is_notified() {
+                sync::park();
+            }
+            return Slept::Woken;
+        }
+        let on_the_list = {
+            let mut list = sleepers.list.lock();
+            let before = list.len();
+            list.retain(|parker| !Arc::ptr_eq(parker, me));
+            sleepers.sleeping.store(list.len(), Ordering::Relaxed);
+            list.len() < before
+        };
+        if !on_the_list {
+            // Whoever took it off counted it as searching.
+            sleepers.searching.fetch_sub(1, Ordering::SeqCst);
+        }
+        match item {
+            Some(item) => {
+                self.wake_for_the_rest();
+                Slept::Found(item)
+            }
+            None => Slept::Closed,
+        }
+    }
+
+    fn stop_searching(&self) {
+        if self.sleepers.searching.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.wake_for_the_rest();
+        }
+    }
+
+    /// Rule 2.
+    fn wake_for_the_rest(&self) {
+        if !self.receiver.is_empty() {
+            self.wake_a_searcher();
+        }
+    }
+
+    /// Rule 1.
+    fn wake_a_searcher(&self) {
+        fence(Ordering::SeqCst);
+        let sleepers = &*self.sleepers;
+        if sleepers.sleeping.load(Ordering::Relaxed) > 0 && sleepers.searching.load(Ordering::Relaxed) == 0 {
+            self.wake_a_sleeper();
+        }
+    }
+
+    #[cold]
+    fn wake_a_sleeper(&self) {
+        let sleepers = &*self.sleepers;
+        let parker = {
+            let mut list = sleepers.list.lock();
+            if sleepers.searching.load(Ordering::Relaxed) > 0 {
+                return;
+            }
+            let Some(parker) = list.pop() else { return };
+            sleepers.sleeping.store(list.len(), Ordering::Relaxed);
+            sleepers.searching.fetch_add(1, Ordering::SeqCst);
+            parker
+        };
+        parker.notify();
+    }
+
+    fn wake_a_submitter(&self) {
+        fence(Ordering::SeqCst);
+        if self.line.waiting.load(Ordering::Relaxed) > 0 {
+            self.call_the_next();
+        }
+    }
+
+    #[cold]
+    fn call_the_next(&self) {
+        let parker = {
+            let mut list = self.line.list.lock();
+            let Some(parker) = list.pop_front() else { return };
+            self.line.waiting.store(list.len(), Ordering::Relaxed);
+            parker
+        };
+        parker.notify();
+    }
+
+    /// Puts a submitter in the line: at its end, or in front if it has been called before and found no room. It must look
+    /// for room and at the phase before it parks.
+    pub(crate) fn line_up(&self, me: &Arc<Parker>, again: bool) {
+        me.notified.store(false, Ordering::Relaxed);
+        {
+            let mut list = self.line.list.lock();
+            if again {
+                list.push_front(Arc::clone(me));
+            } else {
+                list.push_back(Arc::clone(me));
+            }
+            self.line.waiting.store(list.len(), Ordering::Relaxed);
+        }
+        fence(Ordering::SeqCst);
+    }
+
+    /// Takes a submitter out of the line. If it was called but takes no room, the next is called in its place.
+    pub(crate) fn step_out(&self, me: &Arc<Parker>, took_room: bool) {
+        let called = {
+            let mut list = self.line.list.lock();
+            let before = list.len();
+            list.retain(|parker| !Arc::ptr_eq(parker, me));
+            self.line.waiting.store(list.len(), Ordering::Relaxed);
+            list.len() == before
+        };
+        if called && !took_room {
+            self.call_the_next();
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.receiver.len()
+    }
+}

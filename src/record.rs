@@ -1,0 +1,336 @@
+//! The record of a finished job.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use crate::clock::Tick;
+use crate::error::Error;
+use crate::id::JobId;
+use crate::state::JobState;
+use crate::sync::Arc;
+use crate::task::{Outcome, Task};
+
+/// Everything that is known about a finished job. Cloning shares it, payload included.
+///
+/// All times of a record come from one monotonic clock and one reading of the wall clock, so they never run backwards.
+///
+/// `Display` is the line that the log announces the job with; it never shows the payload.
+///
+/// # Examples
+///
+/// ```
+/// use workpath::{Delegator, Job, JobState};
+///
+/// let delegator = Delegator::builder().workers(1).build()?;
+/// let record = delegator.submit(Job::new("answer", |_| Ok(vec![42])))?.wait();
+/// assert_eq!(record.state(), JobState::Completed);
+/// assert_eq!(record.payload(), Some(&[42][..]));
+/// assert!(record.to_string().contains("\"answer\" completed"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct JobRecord {
+    /// Invariant: its outcome is settled.
+    task: Arc<Task>,
+}
+
+impl JobRecord {
+    /// `None` while the outcome is not settled.
+    pub(crate) fn of(task: Arc<Task>) -> Option<JobRecord> {
+        task.outcome().is_some().then_some(JobRecord { task })
+    }
+
+    fn outcome(&self) -> &Outcome {
+        self.task
+            .outcome()
+            .expect("a record is only made of a task with an outcome")
+    }
+
+    /// The outcome by value: moved if nobody else refers to the job, a copy of the payload otherwise.
+    pub(crate) fn into_result(mut self) -> Result<Vec<u8>, Error> {
+        if let Some(outcome) = Arc::get_mut(&mut self.task).and_then(Task::take_outcome) {
+            return outcome.result;
+        }
+        self.outcome().result.clone()
+    }
+
+    /// The job's identity.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let handle = delegator.submit(Job::new("work", |_| Ok(Vec::new())))?;
+    /// assert_eq!(handle.wait().id(), handle.id());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn id(&self) -> JobId {
+        self.task.id
+    }
+
+    /// The job's name.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let record = delegator.submit(Job::new("work", |_| Ok(Vec::new())))?.wait();
+    /// assert_eq!(record.name(), "work");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn name(&self) -> &str {
+        &self.task.name
+    }
+
+    /// How the job ended: always a finished state.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job, JobState};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let record = delegator.submit(Job::new("broken", |_| Err("no disk".into())))?.wait();
+    /// assert_eq!(record.state(), JobState::Failed);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn state(&self) -> JobState {
+        self.outcome().state
+    }
+
+    /// What the operation returned, if it completed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let record = delegator.submit(Job::new("answer", |_| Ok(vec![42])))?.wait();
+    /// assert_eq!(record.payload(), Some(&[42][..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn payload(&self) -> Option<&[u8]> {
+        self.result().ok()
+    }
+
+    /// Why the job did not complete; `None` if it did.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let record = delegator.submit(Job::new("broken", |_| Err("no disk".into())))?.wait();
+    /// assert_eq!(record.error().map(|error| error.to_string()).as_deref(), Some("no disk"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn error(&self) -> Option<&Error> {
+        self.result().err()
+    }
+
+    /// The payload or the error.
+    ///
+    /// # Errors
+    ///
+    /// What [`error`](JobRecord::error) gives.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let record = delegator.submit(Job::new("answer", |_| Ok(vec![42])))?.wait();
+    /// assert_eq!(record.result().map(<[u8]>::len).map_err(ToString::to_string), Ok(1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn result(&self) -> Result<&[u8], &Error> {
+        self.outcome().result.as_deref()
+    }
+
+    /// When the job was made with [`Job::new`](crate::Job::new), by the wall clock.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let record = delegator.submit(Job::new("work", |_| Ok(Vec::new())))?.wait();
+    /// assert!(record.created_at() <= record.completed_at());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn created_at(&self) -> SystemTime {
+        self.task.wall.time(self.task.created)
+    }
+
+    /// When the operation started; `None` if it never did.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let late = Job::new("late", |_| Ok(Vec::new())).with_timeout(Duration::ZERO);
+    /// assert_eq!(delegator.submit(late)?.wait().started_at(), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn started_at(&self) -> Option<SystemTime> {
+        self.task.started().map(|started| self.task.wall.time(started))
+    }
+
+    /// When the job was finished.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let record = delegator.submit(Job::new("work", |_| Ok(Vec::new())))?.wait();
+    /// assert!(record.started_at().is_some_and(|started| started <= record.completed_at()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn completed_at(&self) -> SystemTime {
+        self.task.wall.time(self.outcome().completed)
+    }
+
+    /// The time from creation to start, or to the end of a job that never started.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let record = delegator.submit(Job::new("work", |_| Ok(Vec::new())))?.wait();
+    /// assert_eq!(record.queue_time() + record.run_time(), record.round_trip_time());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn queue_time(&self) -> Duration {
+        self.task.queue_time()
+    }
+
+    /// The time that the operation took; zero if it never started. On a busy worker the start of one job is the end of the
+    /// one before, so fetching it from the queue counts as part of it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let nap = Job::new("nap", |ctx| ctx.sleep(Duration::from_millis(5)).map(|()| Vec::new()));
+    /// assert!(delegator.submit(nap)?.wait().run_time() >= Duration::from_millis(5));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn run_time(&self) -> Duration {
+        self.task.run_time()
+    }
+
+    /// The time from creation to the end.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let record = delegator.submit(Job::new("work", |_| Ok(Vec::new())))?.wait();
+    /// assert!(record.round_trip_time() >= record.run_time());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn round_trip_time(&self) -> Duration {
+        self.task.round_trip_time()
+    }
+
+    /// By how much the operation ran past its deadline; `None` if it had none, kept it or never started.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use workpath::{Delegator, Job, JobState};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let stubborn = Job::new("stubborn", |ctx| {
+    ///     while !ctx.is_done() {}
+    ///     Ok(Vec::new())
+    /// });
+    /// let record = delegator.submit(stubborn.with_timeout(Duration::from_millis(5)))?.wait();
+    /// assert_eq!(record.state(), JobState::Completed);
+    /// assert!(record.overrun().is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn overrun(&self) -> Option<Duration> {
+        overrun(&self.task, self.outcome())
+    }
+
+    /// The index of the worker that ran the job; `None` if it never started.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let record = delegator.submit(Job::new("work", |_| Ok(Vec::new())))?.wait();
+    /// assert_eq!(record.worker(), Some(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn worker(&self) -> Option<usize> {
+        self.task.worker()
+    }
+}
+
+fn overrun(task: &Task, outcome: &Outcome) -> Option<Duration> {
+    task.started()?;
+    if task.deadline == Tick::NEVER {
+        return None;
+    }
+    outcome.completed.since(task.deadline)
+}
+
+/// The line that announces a settled task.
+pub(crate) struct Announcement<'a>(pub(crate) &'a Task);
+
+impl fmt::Display for Announcement<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Announcement(task) = *self;
+        let Some(outcome) = task.outcome() else {
+            return Ok(());
+        };
+        write!(f, "job {} {:?} {}", task.id, task.name, outcome.state)?;
+        match task.worker() {
+            Some(worker) => write!(f, " on worker {worker}: ran {:.1?}", task.run_time())?,
+            None => f.write_str(" before it started: ran 0ns")?,
+        }
+        write!(f, ", round trip {:.1?}", task.round_trip_time())?;
+        if let Some(overrun) = overrun(task, outcome) {
+            write!(f, ", {overrun:.1?} past its deadline")?;
+        }
+        if let Err(error) = &outcome.result {
+            write!(f, ": {error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for JobRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Announcement(&self.task).fmt(f)
+    }
+}
+
+impl fmt::Debug for JobRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobRecord")
+            .field("id", &self.id())
+            .field("name", &self.name())
+            .field("state", &self.state())
+            .field("worker", &self.worker())
+            .field("queue_time", &self.queue_time())
+            .field("run_time", &self.run_time())
+            .field("error", &self.error())
+            .finish_non_exhaustive()
+    }
+}
+
+// A record never changes.
+impl std::panic::UnwindSafe for JobRecord {}
+impl std::panic::RefUnwindSafe for JobRecord {}
