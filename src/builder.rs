@@ -205,14 +205,7 @@ impl Builder {
     /// assert_eq!(error.to_string(), "workers(0): a delegator needs at least one worker");
     /// ```
     pub fn build(self) -> Result<Delegator, BuildError> {
-        let Builder {
-            workers,
-            queue_capacity,
-            retention,
-            default_timeout,
-            thread_name,
-            ..
-        } = self;
+        let Builder { workers, queue_capacity, retention, default_timeout, thread_name, .. } = self;
         let workers = workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get));
         if workers == 0 {
             return Err(BuildError(Kind::NoWorkers));

@@ -72,9 +72,7 @@ impl From<Instant> for Tick {
     fn from(instant: Instant) -> Tick {
         let epoch = epoch();
         let nanos = |time: Duration| {
-            time.as_secs()
-                .saturating_mul(NANOS_PER_SEC)
-                .saturating_add(time.subsec_nanos().into())
+            time.as_secs().saturating_mul(NANOS_PER_SEC).saturating_add(time.subsec_nanos().into())
         };
         match instant.checked_duration_since(epoch) {
             Some(later) => Tick(EPOCH_TICK.saturating_add(nanos(later))),
@@ -118,9 +116,7 @@ impl WallOffset {
     }
 
     pub(crate) fn time(self, tick: Tick) -> SystemTime {
-        UNIX_EPOCH
-            .checked_add(Duration::from_nanos(self.unix_nanos(tick)))
-            .unwrap_or(UNIX_EPOCH)
+        UNIX_EPOCH.checked_add(Duration::from_nanos(self.unix_nanos(tick))).unwrap_or(UNIX_EPOCH)
     }
 }
 
@@ -137,11 +133,7 @@ mod tests {
     #[test]
     fn instants_survive_the_way_through_ticks() {
         let now = Instant::now();
-        for instant in [
-            now,
-            now + Duration::from_secs(1 << 30),
-            now - Duration::from_nanos(1),
-        ] {
+        for instant in [now, now + Duration::from_secs(1 << 30), now - Duration::from_nanos(1)] {
             assert_eq!(Tick::from(instant).instant(), Some(instant));
         }
     }
@@ -158,25 +150,16 @@ mod tests {
         let tick = Tick::now();
         assert_eq!(tick.since(tick), None);
         assert_eq!(tick.since(tick.after(Duration::from_secs(1))), None);
-        assert_eq!(
-            tick.after(Duration::from_secs(1)).since(tick),
-            Some(Duration::from_secs(1))
-        );
+        assert_eq!(tick.after(Duration::from_secs(1)).since(tick), Some(Duration::from_secs(1)));
     }
 
     #[test]
     fn wall_times_follow_the_ticks() {
         let now = Tick::now();
         let offset = WallOffset::current(now);
-        let gap = offset
-            .time(now)
-            .duration_since(SystemTime::now())
-            .unwrap_or_else(|e| e.duration());
+        let gap = offset.time(now).duration_since(SystemTime::now()).unwrap_or_else(|e| e.duration());
         assert!(gap < Duration::from_secs(5), "{gap:?} from the wall clock");
         let later = offset.time(now.after(Duration::from_secs(3)));
-        assert_eq!(
-            later.duration_since(offset.time(now)).ok(),
-            Some(Duration::from_secs(3))
-        );
+        assert_eq!(later.duration_since(offset.time(now)).ok(), Some(Duration::from_secs(3)));
     }
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use crossbeam_channel::Sender;
 
-use crate::context::Scope;
+use crate::context::{End, Scope};
 use crate::directive::Directive;
 use crate::error::Cause;
 use crate::id::JobId;
@@ -12,14 +12,11 @@ use crate::job::Job;
 use crate::panics::discard;
 use crate::queue::Queue;
 use crate::registry::{Evicted, Registry};
-use crate::sync::{Arc, AtomicU64, Mutex, Padded, Weak};
-use crate::task::{Owner, Task};
+use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Padded, Weak};
+use crate::task::{Captures, Owner, Task};
 
-/// How many emptied cells travel from a worker to a submitter at a time.
+/// How many cells travel from a worker to a submitter at a time.
 pub(crate) const BATCH: usize = 32;
-
-/// How many such batches may wait for a submitter. What does not fit is freed.
-const BATCHES: usize = 8;
 
 pub(crate) struct Engine {
     pub(crate) queue: Queue<Arc<Task>>,
@@ -30,6 +27,8 @@ pub(crate) struct Engine {
     pub(crate) admin: Sender<Directive>,
     pub(crate) rejected: AtomicU64,
     pub(crate) default_timeout: Option<std::time::Duration>,
+    /// Jobs that a shutdown hands back.
+    pub(crate) unstarted: Mutex<Vec<Job>>,
     cells: Cells,
     /// Itself, for the jobs to refer to.
     weak: Weak<dyn Owner>,
@@ -38,95 +37,100 @@ pub(crate) struct Engine {
 /// A worker as others see it.
 pub(crate) struct Slot {
     pub(crate) thread_name: String,
-    running: Padded<Mutex<Vec<Running>>>,
+    at_work: Padded<Mutex<AtWork>>,
 }
 
-/// A job on its worker. Those that a job runs inline, while it waits for them, lie on top of it.
+pub(crate) struct AtWork {
+    /// The scope of jobs that have none of their own.
+    pub(crate) scope: Arc<Scope>,
+    /// The job that the worker took from the queue, and on top of it those that it runs inline meanwhile.
+    pub(crate) stack: Vec<Running>,
+}
+
+/// A job on its worker.
 pub(crate) struct Running {
     pub(crate) task: Arc<Task>,
-    pub(crate) scope: Arc<Scope>,
+    /// Where it is not that of the slot.
+    pub(crate) scope: Option<Arc<Scope>>,
 }
 
 impl Slot {
-    pub(crate) fn new(thread_name: String) -> Slot {
-        Slot {
-            thread_name,
-            running: Padded(Mutex::new(Vec::with_capacity(4))),
-        }
+    pub(crate) fn new(thread_name: String, host: &Arc<Scope>) -> Slot {
+        let at_work =
+            AtWork { scope: Scope::new(None, Some(Arc::clone(host))), stack: Vec::with_capacity(4) };
+        Slot { thread_name, at_work: Padded(Mutex::new(at_work)) }
     }
 
-    pub(crate) fn push(&self, running: Running) {
-        self.running.lock().push(running);
+    pub(crate) fn lock(&self) -> MutexGuard<'_, AtWork> {
+        self.at_work.lock()
     }
 
-    pub(crate) fn pop(&self) -> Option<Running> {
-        self.running.lock().pop()
-    }
-
-    pub(crate) fn depth(&self) -> usize {
-        self.running.lock().len()
+    fn depth(&self) -> usize {
+        self.lock().stack.len()
     }
 
     /// The job that the worker's thread is in right now.
     pub(crate) fn current(&self) -> Option<JobId> {
-        self.running.lock().last().map(|running| running.task.id)
+        self.lock().stack.last().map(|running| running.task.id)
     }
 
     fn scope_of(&self, task: &Arc<Task>) -> Option<Arc<Scope>> {
-        let stack = self.running.lock();
-        let running = stack
-            .iter()
-            .rev()
-            .find(|running| Arc::ptr_eq(&running.task, task))?;
-        Some(Arc::clone(&running.scope))
+        let at_work = self.lock();
+        let running = at_work.stack.iter().rev().find(|running| Arc::ptr_eq(&running.task, task))?;
+        Some(Arc::clone(running.scope.as_ref().unwrap_or(&at_work.scope)))
     }
 }
 
 impl Engine {
+    /// `cells` is how many cells of evicted records may wait to be filled again; what does not fit is freed.
     pub(crate) fn new(
         queue: Queue<Arc<Task>>,
+        cells: usize,
         registry: Registry,
-        slots: Box<[Slot]>,
+        thread_names: impl Iterator<Item = String>,
         admin: Sender<Directive>,
         default_timeout: Option<std::time::Duration>,
     ) -> Arc<Engine> {
+        let scope = Scope::new(None, None);
+        let slots = thread_names.map(|name| Slot::new(name, &scope)).collect();
         Arc::new_cyclic(|weak: &Weak<Engine>| Engine {
             queue,
             registry,
-            scope: Scope::new(None, None),
+            scope,
             slots,
             admin,
             rejected: AtomicU64::new(0),
             default_timeout,
-            cells: Cells::new(),
+            unstarted: Mutex::default(),
+            cells: Cells::new(cells),
             weak: weak.clone(),
         })
     }
 
-    /// A cell for this job: an emptied one if there is one, a new one otherwise.
-    pub(crate) fn admit(&self, job: Job) -> Arc<Task> {
+    /// Gives a job that was taken out of a stopped delegator back to whoever shuts it down.
+    pub(crate) fn hand_back(&self, task: &Arc<Task>, captures: Captures) {
+        let cause = Scope::end(&self.scope).unwrap_or_else(|| End::Cancel(Some(Arc::new(ShutDown))));
+        self.unstarted.lock().push(task.rebuild(captures));
+        task.finish_unstarted(cause, 0);
+    }
+
+    /// A cell for this job: that of an evicted record if there is one that nobody refers to, a new one otherwise.
+    pub(crate) fn admit(&self, job: Job, by_default: bool) -> Arc<Task> {
         if let Some(mut cell) = self.cells.take() {
             if let Some(task) = Arc::get_mut(&mut cell) {
-                task.refill(job, &self.weak);
+                task.refill(job, by_default, &self.weak);
                 return cell;
             }
         }
-        Arc::new(Task::new(job, Weak::clone(&self.weak)))
+        Arc::new(Task::new(job, by_default, Weak::clone(&self.weak)))
     }
 
-    /// Empties the cells of evicted records for the next jobs. Called without any lock: records hold user values.
-    pub(crate) fn recycle(&self, evicted: Evicted, batch: &RefCell<Vec<Arc<Task>>>) {
-        let Some(first) = evicted.first else { return };
-        for mut cell in std::iter::once(first).chain(evicted.rest) {
-            match Arc::get_mut(&mut cell) {
-                Some(task) => {
-                    discard("an evicted record", task.empty());
-                    self.cells.put(cell, batch);
-                }
-                // A handle or a record is still about; who drops it frees the cell.
-                None => discard("an evicted record", cell),
-            }
+    /// Sends the cell of a plain evicted record on to be filled again, and drops the others. Called without any lock.
+    pub(crate) fn recycle(&self, mut evicted: Evicted, batch: &RefCell<Vec<Arc<Task>>>) {
+        if let Some(cell) = evicted.plain.take() {
+            self.cells.put(cell, batch);
         }
+        evicted.discard();
     }
 
     /// The jobs that workers are in, inline ones included.
@@ -136,22 +140,13 @@ impl Engine {
 }
 
 impl Owner for Engine {
-    fn file(&self, task: &Arc<Task>) {
-        let evicted = self.registry.file(task);
-        if let Some(first) = evicted.first {
-            discard("an evicted record", first);
-        }
-        evicted
-            .rest
-            .into_iter()
-            .for_each(|task| discard("an evicted record", task));
+    fn file(&self, task: Arc<Task>, flags: u8) {
+        self.registry.file(task, flags).discard();
     }
 
     fn cancel_running(&self, task: &Arc<Task>, cause: Option<Cause>) -> bool {
-        let scope = task
-            .worker()
-            .and_then(|worker| self.slots.get(worker))
-            .and_then(|slot| slot.scope_of(task));
+        let scope =
+            task.worker().and_then(|worker| self.slots.get(worker)).and_then(|slot| slot.scope_of(task));
         match scope {
             Some(scope) => {
                 scope.cancel(cause);
@@ -166,10 +161,23 @@ impl Owner for Engine {
     }
 }
 
-/// Emptied cells on their way back from the workers to the submitters.
+/// Why the jobs of a shut-down delegator are cancelled.
+#[derive(Debug)]
+pub(crate) struct ShutDown;
+
+impl std::fmt::Display for ShutDown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the delegator is shut down")
+    }
+}
+
+impl std::error::Error for ShutDown {}
+
+/// Cells of evicted records on their way back to submitters.
 ///
 /// Allocating on one thread and freeing on another is what allocators are slowest at. So cells go round: worker, batch,
-/// submitter, job, record, worker.
+/// submitter, job, record, worker. The worker does not touch them; the submitter, which dropped the handle, still has the
+/// line with the counts in its cache.
 struct Cells {
     sender: Sender<Vec<Arc<Task>>>,
     receiver: crossbeam_channel::Receiver<Vec<Arc<Task>>>,
@@ -181,8 +189,8 @@ thread_local! {
 }
 
 impl Cells {
-    fn new() -> Cells {
-        let (sender, receiver) = crossbeam_channel::bounded(BATCHES);
+    fn new(cells: usize) -> Cells {
+        let (sender, receiver) = crossbeam_channel::bounded(cells.div_ceil(BATCH));
         Cells { sender, receiver }
     }
 
@@ -205,7 +213,7 @@ impl Cells {
         if batch.len() >= BATCH {
             let full = std::mem::replace(&mut *batch, Vec::with_capacity(BATCH));
             drop(batch);
-            // Emptied cells hold nothing of the user's, so they can be dropped anywhere.
+            // Plain records hold nothing whose drop runs user code, so they can be dropped anywhere.
             drop(self.sender.try_send(full));
         }
     }

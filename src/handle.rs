@@ -16,8 +16,8 @@ use crate::task::Task;
 use crate::worker;
 
 /// How often a waiter looks before it yields its core between looks, and before it parks.
-const SPINS: u32 = if cfg!(loom) { 0 } else { 256 };
-const YIELDS: u32 = if cfg!(loom) { 0 } else { 8 };
+const SPINS: u32 = if cfg!(loom) { 0 } else { 48 };
+const YIELDS: u32 = if cfg!(loom) { 0 } else { 100 };
 
 /// A submitted job: wait for it, ask how it is, cancel it.
 ///
@@ -193,9 +193,7 @@ impl JobHandle {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_wait(&self) -> Option<JobRecord> {
-        self.is_finished()
-            .then(|| Arc::clone(&self.task))
-            .and_then(JobRecord::of)
+        self.is_finished().then(|| Arc::clone(&self.task)).and_then(JobRecord::of)
     }
 
     /// Waits as [`wait`](JobHandle::wait) does and gives the payload or the error.
@@ -295,10 +293,7 @@ impl JobHandle {
             }
             if look < SPINS { spin_loop() } else { yield_now() }
         }
-        self.task
-            .wait_until(until)
-            .then(|| Arc::clone(&self.task))
-            .and_then(JobRecord::of)
+        self.task.wait_until(until).then(|| Arc::clone(&self.task)).and_then(JobRecord::of)
     }
 
     fn cancel_for(&self, cause: Option<Cause>) -> bool {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use uuid::{Builder, Uuid};
 
-use crate::sync::OnceLock;
+use crate::sync::{OnceLock, Padded};
 
 /// How many bits of [`NEXT`] count within a millisecond.
 const SEQUENCE_BITS: u32 = 22;
@@ -38,7 +38,9 @@ impl JobId {
     pub(crate) fn next(unix_millis: u64) -> JobId {
         /// Milliseconds since 1970 above a sequence number. It only ever grows, so ids do too: a sequence that runs over
         /// borrows from the next millisecond, and a wall clock that goes back is waited out.
-        static NEXT: AtomicU64 = AtomicU64::new(0);
+        ///
+        /// On cache lines of its own: every job writes it, and a neighbour that every worker reads would be slow.
+        static NEXT: Padded<AtomicU64> = Padded(AtomicU64::new(0));
 
         let floor = unix_millis << SEQUENCE_BITS;
         let mut last = NEXT.load(Ordering::Relaxed);

@@ -58,14 +58,45 @@ pub trait Operation: Send + 'static {
     }
 }
 
+/// An operation or a function, as jobs hold it.
+pub(crate) trait Run: Send {
+    fn run(&self, ctx: &Context) -> Result<Vec<u8>, Error>;
+
+    /// Whether its drop does nothing that anybody could notice: it runs no code and frees little.
+    fn is_plain(&self) -> bool;
+}
+
+/// The largest plain operation.
+const PLAIN_BYTES: usize = 64;
+
+const fn is_plain<T>() -> bool {
+    !std::mem::needs_drop::<T>() && size_of::<T>() <= PLAIN_BYTES
+}
+
 struct Function<F>(F);
 
-impl<F> Operation for Function<F>
+impl<F> Run for Function<F>
 where
     F: Fn(&Context) -> Result<Vec<u8>, Error> + Send + 'static,
 {
     fn run(&self, ctx: &Context) -> Result<Vec<u8>, Error> {
         (self.0)(ctx)
+    }
+
+    fn is_plain(&self) -> bool {
+        is_plain::<F>()
+    }
+}
+
+struct Typed<O>(O);
+
+impl<O: Operation> Run for Typed<O> {
+    fn run(&self, ctx: &Context) -> Result<Vec<u8>, Error> {
+        self.0.run(ctx)
+    }
+
+    fn is_plain(&self) -> bool {
+        is_plain::<O>()
     }
 }
 
@@ -94,8 +125,10 @@ pub struct Job {
     pub(crate) id: JobId,
     pub(crate) name: Cow<'static, str>,
     pub(crate) created: Tick,
+    /// The last time that the clock was read for this job.
+    pub(crate) seen: Tick,
     pub(crate) wall: WallOffset,
-    pub(crate) operation: Box<dyn Operation>,
+    pub(crate) operation: Box<dyn Run>,
     pub(crate) context: Context,
 }
 
@@ -136,21 +169,14 @@ impl Job {
     /// ```
     pub fn from_operation(operation: impl Operation) -> Job {
         let name = Cow::Owned(operation.name().into_owned());
-        Job::create(name, Box::new(operation))
+        Job::create(name, Box::new(Typed(operation)))
     }
 
-    fn create(name: Cow<'static, str>, operation: Box<dyn Operation>) -> Job {
+    fn create(name: Cow<'static, str>, operation: Box<dyn Run>) -> Job {
         let created = Tick::now();
         let wall = WallOffset::current(created);
         let id = JobId::next(wall.unix_millis(created));
-        Job {
-            id,
-            name,
-            created,
-            wall,
-            operation,
-            context: Context::background(),
-        }
+        Job { id, name, created, seen: created, wall, operation, context: Context::background() }
     }
 
     /// Runs the job under this context: its values, its cancellation, and its deadline unless the job's is earlier.
@@ -185,7 +211,8 @@ impl Job {
     /// assert!(job.context().remaining().is_some());
     /// ```
     pub fn with_timeout(mut self, timeout: Duration) -> Job {
-        self.context.limit(Tick::now().after(timeout));
+        self.seen = Tick::now();
+        self.context.limit(self.seen.after(timeout));
         self
     }
 

@@ -19,10 +19,7 @@ pub(crate) fn contain<T>(user_code: impl FnOnce() -> T) -> Result<T, String> {
 pub(crate) fn discard<T>(what: impl fmt::Display, value: T) {
     if std::mem::needs_drop::<T>() {
         if let Err(panic) = contain(|| drop(value)) {
-            log(
-                log::Level::Error,
-                format_args!("panic while {what} was dropped: {panic}"),
-            );
+            log(log::Level::Error, format_args!("panic while {what} was dropped: {panic}"));
         }
     }
 }

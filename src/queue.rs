@@ -14,7 +14,12 @@
 //!    sees the other.
 //!
 //! Submitters that found the queue full line up in the order of their arrival, by the same protocol with the roles swapped:
-//! a pop makes room and then looks whether somebody is lined up; who lines up looks for room once more.
+//! a pop makes room and then looks whether somebody is lined up; who lines up looks for room once more. To call one for
+//! every place would make a switch of threads for every job. So
+//!
+//! 4. a pop calls the first in the line only when nobody is called already and a good part of the queue is free, or when
+//!    the line is *urgent*: somebody in it has waited for a moment and found no room;
+//! 5. whoever was called calls the next, if there is room by the same rule, when it has taken its place or gone.
 
 use std::collections::VecDeque;
 
@@ -26,8 +31,8 @@ use crate::sync::{
 };
 
 /// How often a searching worker looks for a job before it yields its core between looks, and before it goes to sleep.
-const SPINS: u32 = if cfg!(loom) { 0 } else { 256 };
-const YIELDS: u32 = if cfg!(loom) { 0 } else { 8 };
+const SPINS: u32 = if cfg!(loom) { 0 } else { 48 };
+const YIELDS: u32 = if cfg!(loom) { 0 } else { 16 };
 
 /// What the queue accepts and serves. It only ever goes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +58,8 @@ pub(crate) struct Queue<T> {
     line: Padded<Line>,
     /// How many workers may search at the same time.
     searchers: usize,
+    /// How much room there must be for a line that is not urgent.
+    good_part: usize,
 }
 
 #[derive(Default)]
@@ -68,6 +75,10 @@ struct Sleepers {
 struct Line {
     /// The length of `list`, to be read without its lock.
     waiting: AtomicUsize,
+    /// How many were called and have neither taken a place nor gone yet. Changes under the lock of `list`.
+    called: AtomicUsize,
+    /// Any room is to be called out. Changes under the lock of `list`.
+    urgent: AtomicBool,
     list: Mutex<VecDeque<Arc<Parker>>>,
 }
 
@@ -79,10 +90,7 @@ pub(crate) struct Parker {
 
 impl Parker {
     pub(crate) fn of_this_thread() -> Arc<Parker> {
-        Arc::new(Parker {
-            thread: sync::current(),
-            notified: AtomicBool::new(false),
-        })
+        Arc::new(Parker { thread: sync::current(), notified: AtomicBool::new(false) })
     }
 
     /// Whether somebody has taken it off a list to wake it.
@@ -118,6 +126,7 @@ impl<T> Queue<T> {
             sleepers: Padded::default(),
             line: Padded::default(),
             searchers: (cores / 2).max(1),
+            good_part: (capacity / 4).max(1),
         }
     }
 
@@ -144,10 +153,7 @@ impl<T> Queue<T> {
             self.line.waiting.store(0, Ordering::Relaxed);
             std::mem::take(&mut *list)
         };
-        sleeping
-            .iter()
-            .chain(&lined_up)
-            .for_each(|parker| parker.notify());
+        sleeping.iter().chain(&lined_up).for_each(|parker| parker.notify());
     }
 
     /// Puts an item in, or gives it back if there is no room. The phase is for the caller to check, afterwards: a push that
@@ -241,11 +247,7 @@ impl<T> Queue<T> {
         fence(Ordering::SeqCst);
         // Rule 3: a push that did not see this worker on the list is seen here, and so is a change of phase.
         let phase = self.phase();
-        let item = if phase == Phase::Stopped {
-            None
-        } else {
-            self.try_pop()
-        };
+        let item = if phase == Phase::Stopped { None } else { self.try_pop() };
         if item.is_none() && phase == Phase::Open {
             while !me.is_notified() {
                 sync::park();
@@ -312,20 +314,39 @@ impl<T> Queue<T> {
 
     fn wake_a_submitter(&self) {
         fence(Ordering::SeqCst);
-        if self.line.waiting.load(Ordering::Relaxed) > 0 {
+        if self.line.waiting.load(Ordering::Relaxed) > 0 && self.line.called.load(Ordering::Relaxed) == 0 {
             self.call_the_next();
         }
     }
 
     #[cold]
     fn call_the_next(&self) {
+        let line = &*self.line;
+        let room = self.room();
+        if room == 0 || (room < self.good_part && !line.urgent.load(Ordering::Relaxed)) {
+            return;
+        }
         let parker = {
-            let mut list = self.line.list.lock();
+            let mut list = line.list.lock();
+            if line.called.load(Ordering::Relaxed) > 0 {
+                return;
+            }
             let Some(parker) = list.pop_front() else { return };
-            self.line.waiting.store(list.len(), Ordering::Relaxed);
+            line.waiting.store(list.len(), Ordering::Relaxed);
+            line.called.store(1, Ordering::Relaxed);
             parker
         };
         parker.notify();
+    }
+
+    fn room(&self) -> usize {
+        match &self.free {
+            Some(free) => free.load(Ordering::SeqCst),
+            None => self
+                .sender
+                .capacity()
+                .map_or(usize::MAX, |capacity| capacity - self.sender.len().min(capacity)),
+        }
     }
 
     /// Puts a submitter in the line: at its end, or in front if it has been called before and found no room. It must look
@@ -344,18 +365,33 @@ impl<T> Queue<T> {
         fence(Ordering::SeqCst);
     }
 
-    /// Takes a submitter out of the line. If it was called but takes no room, the next is called in its place.
-    pub(crate) fn step_out(&self, me: &Arc<Parker>, took_room: bool) {
-        let called = {
-            let mut list = self.line.list.lock();
+    /// Has any room called out from now on, for as long as there is a line. The caller must look for room afterwards.
+    pub(crate) fn hurry(&self) {
+        let list = self.line.list.lock();
+        if !list.is_empty() {
+            self.line.urgent.store(true, Ordering::Relaxed);
+        }
+        drop(list);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Takes a submitter out of the line, with a place or without.
+    pub(crate) fn step_out(&self, me: &Arc<Parker>) {
+        let line = &*self.line;
+        {
+            let mut list = line.list.lock();
             let before = list.len();
             list.retain(|parker| !Arc::ptr_eq(parker, me));
-            self.line.waiting.store(list.len(), Ordering::Relaxed);
-            list.len() == before
-        };
-        if called && !took_room {
-            self.call_the_next();
+            if list.len() == before {
+                // It was called, or everybody was sent away.
+                line.called.store(0, Ordering::Relaxed);
+            }
+            if list.is_empty() {
+                line.urgent.store(false, Ordering::Relaxed);
+            }
+            line.waiting.store(list.len(), Ordering::Relaxed);
         }
+        self.wake_a_submitter();
     }
 
     pub(crate) fn len(&self) -> usize {

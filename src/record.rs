@@ -41,9 +41,7 @@ impl JobRecord {
     }
 
     fn outcome(&self) -> &Outcome {
-        self.task
-            .outcome()
-            .expect("a record is only made of a task with an outcome")
+        self.task.outcome().expect("a record is only made of a task with an outcome")
     }
 
     /// The outcome by value: moved if nobody else refers to the job, a copy of the payload otherwise.
@@ -96,7 +94,7 @@ impl JobRecord {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn state(&self) -> JobState {
-        self.outcome().state
+        self.task.ended()
     }
 
     /// What the operation returned, if it completed.
@@ -295,7 +293,7 @@ impl fmt::Display for Announcement<'_> {
         let Some(outcome) = task.outcome() else {
             return Ok(());
         };
-        write!(f, "job {} {:?} {}", task.id, task.name, outcome.state)?;
+        write!(f, "job {} {:?} {}", task.id, task.name, task.ended())?;
         match task.worker() {
             Some(worker) => write!(f, " on worker {worker}: ran {:.1?}", task.run_time())?,
             None => f.write_str(" before it started: ran 0ns")?,

@@ -67,11 +67,7 @@ impl Retention {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub const fn last(count: usize) -> Retention {
-        Retention {
-            last: count,
-            max_age: Duration::MAX,
-            max_bytes: usize::MAX,
-        }
+        Retention { last: count, max_age: Duration::MAX, max_bytes: usize::MAX }
     }
 
     /// Keeps records for this long after their job was finished. Nobody watches the clock for it: old records go when a
@@ -135,9 +131,18 @@ impl Default for Retention {
 /// ```
 pub struct Registry {
     retention: Retention,
-    /// How many jobs were accepted. Raised before a job enters the queue, taken back if it does not get in.
-    submitted: Padded<AtomicU64>,
+    submissions: Padded<Submissions>,
     shelf: Padded<Mutex<Shelf>>,
+}
+
+/// Written by submitters only, so that they share no cache line with the workers.
+#[derive(Default)]
+struct Submissions {
+    /// Raised before a job enters the queue: whoever waits for all jobs must not miss one that is finished before its
+    /// submission returns.
+    begun: AtomicU64,
+    /// Raised when it is certain that the job stays in: numbers that are shown never go down.
+    accepted: AtomicU64,
 }
 
 /// How many jobs ended how.
@@ -156,94 +161,128 @@ impl Counts {
     }
 }
 
+/// What every finished job touches comes first.
 #[derive(Default)]
+#[repr(C)]
 struct Shelf {
     counts: Counts,
-    /// Oldest first. Removed records leave a gap, so that places keep their numbers; the first place is never a gap.
-    places: VecDeque<Place>,
-    /// The number of the first place.
-    first: u64,
     /// How many places are no gaps.
     len: usize,
     /// The payload bytes of all places.
     bytes: usize,
+    /// Submissions that were begun and not accepted.
+    refused: u64,
+    /// Oldest first. Removed records leave a gap, so that places keep their numbers; the first place is never a gap.
+    places: VecDeque<Place>,
+    /// The number of the first place.
+    first: u64,
+    /// Threads that wait for the delegator to be idle.
+    idlers: Vec<Thread>,
     /// Numbers of places by id, for the places before `indexed`. May know ids that are gone.
     index: HashMap<JobId, u64>,
     indexed: u64,
-    /// Threads that wait for the delegator to be idle.
-    idlers: Vec<Thread>,
 }
 
 struct Place {
     task: Option<Arc<Task>>,
-    bytes: usize,
-    completed: Tick,
+    size: Size,
 }
 
-/// What a filed job pushed out. Usually one, which must not cost an allocation.
+/// What is to be known of a record without touching it, which nobody may have done for a while: in one word, since there is
+/// one for each record.
+#[derive(Clone, Copy)]
+struct Size(usize);
+
+impl Size {
+    fn new(bytes: usize, completed: bool) -> Size {
+        // A payload has at most `isize::MAX` bytes.
+        Size(bytes << 1 | usize::from(completed && bytes <= PLAIN_BYTES))
+    }
+
+    fn bytes(self) -> usize {
+        self.0 >> 1
+    }
+
+    /// See [`Evicted::plain`].
+    fn is_plain(self) -> bool {
+        self.0 & 1 == 1
+    }
+}
+
+/// The largest payload that may live a little longer than its record.
+const PLAIN_BYTES: usize = 256;
+
+/// What a filed job pushed out.
 #[derive(Default)]
 pub(crate) struct Evicted {
-    pub(crate) first: Option<Arc<Task>>,
+    /// A record with a small payload and no error: nothing that its user would notice being dropped late.
+    pub(crate) plain: Option<Arc<Task>>,
     pub(crate) rest: Vec<Arc<Task>>,
 }
 
 impl Evicted {
-    fn push(&mut self, task: Arc<Task>) {
-        if self.first.is_none() {
-            self.first = Some(task);
+    fn push(&mut self, task: Arc<Task>, plain: bool) {
+        if plain && self.plain.is_none() {
+            self.plain = Some(task);
         } else {
             self.rest.push(task);
+        }
+    }
+
+    /// Drops all of it, with care: it may hold the last reference to a user's error.
+    pub(crate) fn discard(self) {
+        for task in self.plain.into_iter().chain(self.rest) {
+            discard("an evicted record", task);
         }
     }
 }
 
 impl Registry {
     pub(crate) fn new(retention: Retention) -> Registry {
-        Registry {
-            retention,
-            submitted: Padded::default(),
-            shelf: Padded::default(),
-        }
+        Registry { retention, submissions: Padded::default(), shelf: Padded::default() }
     }
 
-    /// Counts a job as submitted, before it can be seen by a worker.
-    pub(crate) fn count_submitted(&self) {
-        self.submitted.fetch_add(1, Ordering::Relaxed);
+    /// A job is about to enter the queue. Either of the next two follows.
+    pub(crate) fn begin_submission(&self) {
+        self.submissions.begun.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes `count_submitted` back.
-    pub(crate) fn count_refused(&self) {
-        // Under the lock, since it may be what `wait_idle` waits for.
+    /// The job is in for good.
+    pub(crate) fn accept_submission(&self) {
+        self.submissions.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The job did not get in.
+    pub(crate) fn refuse_submission(&self) {
         let mut shelf = self.shelf.lock();
-        self.submitted.fetch_sub(1, Ordering::Relaxed);
-        let idlers = self.idle(&mut shelf);
+        shelf.refused += 1;
+        // It may be what `wait_idle` waits for.
+        let idlers = self.idlers_to_wake(&mut shelf);
         drop(shelf);
         idlers.into_iter().for_each(|thread| thread.unpark());
     }
 
     /// How many jobs were accepted, and how those that are finished ended.
     pub(crate) fn accounts(&self) -> (u64, Counts) {
-        let shelf = self.shelf.lock();
-        (self.submitted.load(Ordering::Relaxed), shelf.counts)
+        let counts = self.shelf.lock().counts;
+        (self.submissions.accepted.load(Ordering::Relaxed).max(counts.finished()), counts)
     }
 
-    /// Counts a job whose outcome is settled and keeps its record. What comes back is to be dropped by the caller, with care:
-    /// it may hold the last reference to a user's error.
-    pub(crate) fn file(&self, task: &Arc<Task>) -> Evicted {
+    fn is_idle(&self, shelf: &Shelf) -> bool {
+        shelf.counts.finished() + shelf.refused >= self.submissions.begun.load(Ordering::Relaxed)
+    }
+
+    /// Counts a job whose outcome is settled, keeps its record, and makes the job finished.
+    pub(crate) fn file(&self, task: Arc<Task>, flags: u8) -> Evicted {
         let mut evicted = Evicted::default();
-        let Some(outcome) = task.outcome() else {
-            return evicted;
-        };
+        let Some(outcome) = task.outcome() else { return evicted };
+        let (state, completed) = (task.ended(), outcome.completed);
         let bytes = outcome.result.as_ref().map_or(0, Vec::len);
+        let size = Size::new(bytes, state == JobState::Completed);
         let keep = self.retention.last > 0 && bytes <= self.retention.max_bytes;
-        let place = keep.then(|| Place {
-            task: Some(Arc::clone(task)),
-            bytes,
-            completed: outcome.completed,
-        });
 
         let mut shelf = self.shelf.lock();
-        let count = match outcome.state {
+        let count = match state {
             JobState::Completed => &mut shelf.counts.completed,
             JobState::Panicked => &mut shelf.counts.panicked,
             JobState::Cancelled => &mut shelf.counts.cancelled,
@@ -251,24 +290,34 @@ impl Registry {
             _ => &mut shelf.counts.failed,
         };
         *count += 1;
-        if let Some(place) = place {
+        // Whoever sees the job finished and asks for its record waits for this lock.
+        let waited = task.publish(flags).then(|| Arc::clone(&task));
+        let mut unkept = None;
+        if keep {
             while shelf.len >= self.retention.last || shelf.bytes > self.retention.max_bytes - bytes {
                 shelf.pop_first(&mut evicted);
             }
-            shelf.push(place);
-            shelf.expire(self.expiry(outcome.completed), &mut evicted);
+            shelf.push(Place { task: Some(task), size });
+            shelf.expire(self.expiry(completed), &mut evicted);
+        } else {
+            unkept = Some(task);
         }
-        if !shelf.idlers.is_empty() {
-            let idlers = self.idle(&mut shelf);
-            drop(shelf);
-            idlers.into_iter().for_each(|thread| thread.unpark());
+        let idlers = self.idlers_to_wake(&mut shelf);
+        drop(shelf);
+
+        if let Some(task) = waited {
+            task.wake();
+        }
+        idlers.into_iter().for_each(|thread| thread.unpark());
+        if let Some(task) = unkept {
+            discard("a record that is not kept", task);
         }
         evicted
     }
 
-    /// Those to wake if nothing is queued or running.
-    fn idle(&self, shelf: &mut Shelf) -> Vec<Thread> {
-        if shelf.counts.finished() >= self.submitted.load(Ordering::Relaxed) {
+    /// Those who wait for nothing to be queued or running, if that is so.
+    fn idlers_to_wake(&self, shelf: &mut Shelf) -> Vec<Thread> {
+        if !shelf.idlers.is_empty() && self.is_idle(shelf) {
             std::mem::take(&mut shelf.idlers)
         } else {
             Vec::new()
@@ -281,7 +330,7 @@ impl Registry {
         loop {
             let mut shelf = self.shelf.lock();
             shelf.idlers.retain(|thread| thread.id() != me.id());
-            if shelf.counts.finished() >= self.submitted.load(Ordering::Relaxed) {
+            if self.is_idle(&shelf) {
                 return true;
             }
             if until != Tick::NEVER && until <= Tick::now() {
@@ -309,13 +358,7 @@ impl Registry {
         shelf.expire(expiry, &mut expired);
         let result = f(&mut shelf);
         drop(shelf);
-        if let Some(first) = expired.first {
-            discard("an expired record", first);
-        }
-        expired
-            .rest
-            .into_iter()
-            .for_each(|task| discard("an expired record", task));
+        expired.discard();
         result
     }
 
@@ -435,10 +478,17 @@ impl Registry {
     }
 }
 
+impl Place {
+    fn completed(&self) -> Tick {
+        let outcome = self.task.as_ref().and_then(|task| task.outcome());
+        outcome.map_or(Tick::NEVER, |outcome| outcome.completed)
+    }
+}
+
 impl Shelf {
     fn push(&mut self, place: Place) {
         self.len += 1;
-        self.bytes += place.bytes;
+        self.bytes += place.size.bytes();
         self.places.push_back(place);
     }
 
@@ -447,10 +497,10 @@ impl Shelf {
             return;
         };
         self.first += 1;
-        self.bytes -= place.bytes;
+        self.bytes -= place.size.bytes();
         if let Some(task) = place.task {
             self.len -= 1;
-            evicted.push(task);
+            evicted.push(task, place.size.is_plain());
         }
         self.skip_gaps();
     }
@@ -464,7 +514,7 @@ impl Shelf {
 
     fn expire(&mut self, expiry: Option<Tick>, evicted: &mut Evicted) {
         let Some(expiry) = expiry else { return };
-        while self.places.front().is_some_and(|place| place.completed <= expiry) {
+        while self.places.front().is_some_and(|place| place.completed() <= expiry) {
             self.pop_first(evicted);
         }
     }
@@ -486,18 +536,14 @@ impl Shelf {
 
         let place = self.index.get(&id)?.checked_sub(self.first)?;
         let place = usize::try_from(place).ok()?;
-        self.places
-            .get(place)?
-            .task
-            .as_ref()
-            .filter(|task| task.id == id)?;
+        self.places.get(place)?.task.as_ref().filter(|task| task.id == id)?;
         Some(place)
     }
 
     fn take(&mut self, place: usize) -> Option<Arc<Task>> {
         let place = self.places.get_mut(place)?;
         let task = place.task.take()?;
-        self.bytes -= std::mem::take(&mut place.bytes);
+        self.bytes -= std::mem::replace(&mut place.size, Size(0)).bytes();
         self.len -= 1;
         self.skip_gaps();
         if self.places.len() > 64 + 2 * self.len {

@@ -4,7 +4,7 @@
 //! What the models do not look into (the clock, thread-local state, `OnceLock`) is std's in both.
 
 #[cfg(not(loom))]
-pub(crate) use parking_lot::Mutex;
+pub(crate) use parking_lot::{Mutex, MutexGuard};
 #[cfg(not(loom))]
 pub(crate) use std::{
     hint::spin_loop,
@@ -13,7 +13,7 @@ pub(crate) use std::{
 };
 
 #[cfg(loom)]
-pub(crate) use self::modelled::Mutex;
+pub(crate) use self::modelled::{Mutex, MutexGuard};
 #[cfg(loom)]
 pub(crate) use loom::{
     hint::spin_loop,
@@ -52,7 +52,7 @@ impl<T> std::ops::Deref for Padded<T> {
 
 #[cfg(loom)]
 mod modelled {
-    use loom::sync::MutexGuard;
+    pub(crate) use loom::sync::MutexGuard;
 
     /// loom's mutex without poisoning, as parking_lot's.
     #[derive(Debug, Default)]

@@ -2,9 +2,9 @@
 //!
 //! 1. `state` says who may touch the rest. It leaves `QUEUED` once, under the lock of `held`: whoever takes it out owns the
 //!    operation and the context, and has the duty to finish the job.
-//! 2. To finish is: drop the captures, [`settle`](Task::settle) the outcome, file it with the owner, and
-//!    [`publish`](Task::publish) the state, in this order. So who sees a finished state finds the record filed and the
-//!    captures gone.
+//! 2. To finish is: drop the captures, [`settle`](Task::settle) the outcome, and file the job with its owner, who
+//!    [publishes](Task::publish) it in the step in which its registry takes the record, and then [wakes](Task::wake) those
+//!    who wait. So who sees a finished state finds the record filed and the captures gone.
 //! 3. A waiter raises `WAITED` under the lock of `held` before it parks, and looks at the state as it does so; `publish`
 //!    changes the state and reads the flag in one step. Either the waiter sees the end or the publisher sees the waiter.
 
@@ -19,7 +19,7 @@ use crate::clock::{Tick, WallOffset};
 use crate::context::{Context, End, Ended, Listening, Scope};
 use crate::error::{Cause, Error};
 use crate::id::JobId;
-use crate::job::{Job, Operation};
+use crate::job::{Job, Run};
 use crate::panics::{self, discard};
 use crate::state::JobState;
 use crate::sync::{self, Arc, AtomicU8, AtomicU32, AtomicU64, Mutex, Ordering, Thread, Weak};
@@ -42,39 +42,56 @@ const WAITED: u8 = 0b0001_0000;
 /// The timer ended the job; whoever looks next drops the captures.
 const LEFTOVERS: u8 = 0b0010_0000;
 
+/// How old a reading of the clock may be that is good enough for deadlines further away than this.
+pub(crate) const NEAR: Duration = Duration::from_millis(10);
+
 const NO_WORKER: u32 = u32::MAX;
 
 /// Where a job belongs: who keeps its record and knows what runs.
 pub(crate) trait Owner: Send + Sync {
-    /// Counts a job whose outcome is settled and keeps its record.
-    fn file(&self, task: &Arc<Task>);
+    /// Counts a job whose outcome is settled, keeps its record, and publishes it with these flags.
+    fn file(&self, task: Arc<Task>, flags: u8);
 
     /// Cancels the context of a running job. `false` if its operation has returned.
     fn cancel_running(&self, task: &Arc<Task>, cause: Option<Cause>) -> bool;
 }
 
+/// The order of the fields is that of their use, in groups of 64 bytes on 64-bit machines: with the reference counts, what
+/// only submitters and readers of records touch; what a worker takes and gives; the rest. So a worker that runs a job
+/// fetches two or three cache lines of it, and none of them is the one with the counts.
+#[repr(C)]
 pub(crate) struct Task {
     pub(crate) id: JobId,
     pub(crate) name: Cow<'static, str>,
-    pub(crate) created: Tick,
     pub(crate) wall: WallOffset,
+
+    held: Mutex<Held>,
     pub(crate) deadline: Tick,
-    owner: Option<Weak<dyn Owner>>,
-    /// `NEVER` until the operation starts. Written by the claimer, before the outcome.
-    started: AtomicU64,
+
+    state: AtomicU8,
+    /// The state to come, once there is an outcome.
+    ended: AtomicU8,
+    /// The deadline is a default of the delegator's, not the job's own.
+    by_default: bool,
     /// Which worker runs or ran it.
     worker: AtomicU32,
-    state: AtomicU8,
+    pub(crate) created: Tick,
+    /// `NEVER` until the operation starts. Written by the claimer, before the outcome.
+    started: AtomicU64,
     outcome: OnceLock<Outcome>,
-    held: Mutex<Held>,
+
+    owner: Option<Weak<dyn Owner>>,
 }
 
 struct Held {
     /// Gone once claimed, but for what the timer left.
-    operation: Option<Box<dyn Operation>>,
+    operation: Option<Box<dyn Run>>,
     context: Context,
-    waiters: Vec<Waiter>,
+    waiters: Option<Box<Waiters>>,
 }
+
+#[derive(Default)]
+struct Waiters(Vec<Waiter>);
 
 enum Waiter {
     Thread(Thread),
@@ -88,9 +105,11 @@ enum Waiter {
 
 /// How a job ended.
 pub(crate) struct Outcome {
-    pub(crate) state: JobState,
     pub(crate) completed: Tick,
     pub(crate) result: Result<Vec<u8>, Error>,
+    /// The operation that was run, if it is plain. Its memory goes back with the cell to a submitter, which will want the
+    /// same again. Behind a lock that nobody takes, since an operation is not `Sync`.
+    pub(crate) spent: Mutex<Option<Box<dyn Run>>>,
 }
 
 /// What a claimer gets.
@@ -99,105 +118,83 @@ pub(crate) enum Claim {
     Run(Captures),
     /// Its context was done before it started: to be ended by the claimer.
     End(Captures, End),
+    /// The delegator has stopped: to be handed back by the claimer.
+    Stopped(Captures),
     /// Somebody else has it, or it has ended. What the timer left is to be dropped.
     Gone(Option<Captures>),
 }
 
 /// What a job brought along: user values, to be dropped with care.
 pub(crate) struct Captures {
-    pub(crate) operation: Box<dyn Operation>,
+    pub(crate) operation: Box<dyn Run>,
     pub(crate) context: Context,
 }
 
 impl Task {
-    pub(crate) fn new(job: Job, owner: Weak<dyn Owner>) -> Task {
-        let Job {
-            id,
-            name,
-            created,
-            wall,
-            operation,
-            context,
-        } = job;
+    pub(crate) fn new(job: Job, by_default: bool, owner: Weak<dyn Owner>) -> Task {
+        let Job { id, name, created, seen: _, wall, operation, context } = job;
         Task {
             id,
             name,
-            created,
             wall,
             deadline: context.deadline_tick(),
-            owner: Some(owner),
-            started: AtomicU64::new(Tick::NEVER.bits()),
-            worker: AtomicU32::new(NO_WORKER),
+            held: Mutex::new(Held { operation: Some(operation), context, waiters: None }),
             state: AtomicU8::new(QUEUED),
+            ended: AtomicU8::new(QUEUED),
+            by_default,
+            worker: AtomicU32::new(NO_WORKER),
+            created,
+            started: AtomicU64::new(Tick::NEVER.bits()),
             outcome: OnceLock::new(),
-            held: Mutex::new(Held {
-                operation: Some(operation),
-                context,
-                waiters: Vec::new(),
-            }),
+            owner: Some(owner),
         }
     }
 
-    /// Makes an emptied cell the cell of this job.
-    pub(crate) fn refill(&mut self, job: Job, owner: &Weak<dyn Owner>) {
-        let Job {
-            id,
-            name,
-            created,
-            wall,
-            operation,
-            context,
-        } = job;
+    /// Makes the cell of an evicted record the cell of this job.
+    pub(crate) fn refill(&mut self, job: Job, by_default: bool, owner: &Weak<dyn Owner>) {
+        let Job { id, name, created, seen: _, wall, operation, context } = job;
         self.id = id;
         self.name = name;
-        self.created = created;
         self.wall = wall;
         self.deadline = context.deadline_tick();
+        let held = self.held.get_mut();
+        discard("an evicted record", (held.take(), held.waiters.take()));
+        held.operation = Some(operation);
+        held.context = context;
+        self.state.store(QUEUED, Ordering::Relaxed);
+        self.by_default = by_default;
+        self.worker.store(NO_WORKER, Ordering::Relaxed);
+        self.created = created;
+        self.started.store(Tick::NEVER.bits(), Ordering::Relaxed);
+        if let Some(Outcome { result, spent, .. }) = self.outcome.take() {
+            drop(spent);
+            discard("an evicted record", result);
+        }
         if self.owner.as_ref().is_none_or(|own| !Weak::ptr_eq(own, owner)) {
             self.owner = Some(Weak::clone(owner));
         }
-        let held = self.held.get_mut();
-        held.operation = Some(operation);
-        held.context = context;
-    }
-
-    /// Takes out of a finished job whatever the user put in, and leaves a cell for [`refill`](Task::refill).
-    pub(crate) fn empty(&mut self) -> impl Sized + use<> {
-        self.started.store(Tick::NEVER.bits(), Ordering::Relaxed);
-        self.worker.store(NO_WORKER, Ordering::Relaxed);
-        self.state.store(QUEUED, Ordering::Relaxed);
-        let held = self.held.get_mut();
-        (
-            self.outcome.take(),
-            std::mem::take(&mut self.name),
-            held.take(),
-            std::mem::take(&mut held.waiters),
-        )
     }
 
     /// The job again, as it was before it was made a task.
     pub(crate) fn into_job(mut self: Arc<Self>) -> Option<Job> {
-        let task = Arc::get_mut(&mut self)?;
-        let held = task.held.get_mut();
-        Some(Job {
-            id: task.id,
-            name: std::mem::take(&mut task.name),
-            created: task.created,
-            wall: task.wall,
-            operation: held.operation.take()?,
-            context: std::mem::take(&mut held.context),
-        })
+        let captures = Arc::get_mut(&mut self)?.held.get_mut().take()?;
+        Some(self.rebuild(captures))
     }
 
     /// A job with the same identity around what a claimer took.
     pub(crate) fn rebuild(&self, captures: Captures) -> Job {
+        let Captures { operation, mut context } = captures;
+        if self.by_default {
+            context.lift_deadline();
+        }
         Job {
             id: self.id,
             name: self.name.clone(),
             created: self.created,
+            seen: self.created,
             wall: self.wall,
-            operation: captures.operation,
-            context: captures.context,
+            operation,
+            context,
         }
     }
 
@@ -207,9 +204,7 @@ impl Task {
 
     /// Whether this is the owner; an address is compared, nothing is counted.
     pub(crate) fn is_owned_by<T>(&self, owner: &Arc<T>) -> bool {
-        self.owner
-            .as_ref()
-            .is_some_and(|own| std::ptr::addr_eq(Weak::as_ptr(own), Arc::as_ptr(owner)))
+        self.owner.as_ref().is_some_and(|own| std::ptr::addr_eq(Weak::as_ptr(own), Arc::as_ptr(owner)))
     }
 
     /// The context of a job that is not claimed yet.
@@ -244,15 +239,12 @@ impl Task {
     }
 
     pub(crate) fn state(&self) -> JobState {
-        match self.state.load(Ordering::Acquire) & STATE {
-            QUEUED | ENDING => JobState::Queued,
-            RUNNING => JobState::Running,
-            COMPLETED => JobState::Completed,
-            FAILED => JobState::Failed,
-            PANICKED => JobState::Panicked,
-            CANCELLED => JobState::Cancelled,
-            _ => JobState::TimedOut,
-        }
+        state_of(self.state.load(Ordering::Acquire) & STATE)
+    }
+
+    /// How a job with an outcome ended; known before its state says so.
+    pub(crate) fn ended(&self) -> JobState {
+        state_of(self.ended.load(Ordering::Relaxed))
     }
 
     /// Takes the job to run it on this worker, unless its context or the host scope is done.
@@ -262,26 +254,21 @@ impl Task {
         if state & STATE != QUEUED {
             return Claim::Gone(held.take());
         }
-        let end = if held.context.is_done_at(now) {
-            held.context.end()
-        } else {
-            Scope::end(host)
+        // `now` may be a little old; that matters to a deadline that is near.
+        let near = self.deadline <= now.after(NEAR);
+        let end = if near || held.context.is_done_at(now) { held.context.end() } else { None };
+        let Some(captures) = held.take() else { return Claim::Gone(None) };
+        let (claim, next) = match end {
+            Some(end) => (Claim::End(captures, end), ENDING),
+            None if host.is_cancelled() => (Claim::Stopped(captures), ENDING),
+            None => {
+                self.started.store(now.bits(), Ordering::Relaxed);
+                self.worker.store(worker.try_into().unwrap_or(NO_WORKER), Ordering::Relaxed);
+                (Claim::Run(captures), RUNNING)
+            }
         };
-        let next = if end.is_some() { ENDING } else { RUNNING };
-        let Some(captures) = held.take() else {
-            return Claim::Gone(None);
-        };
-        if end.is_none() {
-            self.started.store(now.bits(), Ordering::Relaxed);
-            self.worker
-                .store(worker.try_into().unwrap_or(NO_WORKER), Ordering::Relaxed);
-        }
         self.state.store(next | (state & WAITED), Ordering::Release);
-        drop(held);
-        match end {
-            None => Claim::Run(captures),
-            Some(end) => Claim::End(captures, end),
-        }
+        claim
     }
 
     /// Takes a queued job out of the running. `None` if it is not queued.
@@ -339,15 +326,23 @@ impl Task {
             End::Deadline => JobState::TimedOut,
             End::Cancel(_) => JobState::Cancelled,
         };
-        self.settle(Outcome {
+        self.settle(
             state,
-            completed: Tick::now().max(self.created),
-            result: Err(end.into()),
-        });
-        if let Some(owner) = self.owner() {
-            owner.file(self);
+            Outcome {
+                completed: Tick::now().max(self.created),
+                result: Err(end.into()),
+                spent: Mutex::default(),
+            },
+        );
+        match self.owner() {
+            Some(owner) => owner.file(Arc::clone(self), flags),
+            // Only after the delegator is gone for good, when nobody keeps records any more.
+            None => {
+                if self.publish(flags) {
+                    self.wake();
+                }
+            }
         }
-        self.publish(flags);
     }
 
     /// What a listener does: as `look`, but on the timer thread the captures stay where they are.
@@ -368,38 +363,34 @@ impl Task {
         self.finish_unstarted(end, LEFTOVERS);
     }
 
-    /// Fixes the outcome and announces it. The caller has claimed the job and dropped its captures.
-    pub(crate) fn settle(&self, outcome: Outcome) {
-        let level = match outcome.state {
+    /// Fixes the outcome and announces it. The caller has claimed the job and dropped its captures. `true` if a logger was
+    /// called.
+    pub(crate) fn settle(&self, state: JobState, outcome: Outcome) -> bool {
+        let level = match state {
             JobState::Panicked => log::Level::Error,
             JobState::Completed if outcome.completed <= self.deadline => log::Level::Debug,
             _ => log::Level::Warn,
         };
+        self.ended.store(code_of(state), Ordering::Relaxed);
         // Nobody else sets it: a job is claimed once.
         let _ = self.outcome.set(outcome);
-        if log::log_enabled!(target: panics::LOG, level) {
+        let announced = log::log_enabled!(target: panics::LOG, level);
+        if announced {
             panics::log(level, format_args!("{}", crate::record::Announcement(self)));
         }
+        announced
     }
 
-    /// Makes a settled and filed job finished, and wakes who waits for it.
-    pub(crate) fn publish(&self, flags: u8) {
-        let state = match self.outcome.get().map(|outcome| outcome.state) {
-            Some(JobState::Completed) => COMPLETED,
-            Some(JobState::Failed) => FAILED,
-            Some(JobState::Cancelled) => CANCELLED,
-            Some(JobState::TimedOut) => TIMED_OUT,
-            _ => PANICKED,
-        };
-        if self.state.swap(state | flags, Ordering::AcqRel) & WAITED != 0 {
-            self.wake();
-        }
+    /// Makes a settled job finished. `true` if somebody waits for it and must be woken.
+    pub(crate) fn publish(&self, flags: u8) -> bool {
+        let state = self.ended.load(Ordering::Relaxed);
+        self.state.swap(state | flags, Ordering::AcqRel) & WAITED != 0
     }
 
     #[cold]
-    fn wake(&self) {
-        let waiters = std::mem::take(&mut self.held.lock().waiters);
-        for waiter in waiters {
+    pub(crate) fn wake(&self) {
+        let waiters = self.held.lock().waiters.take();
+        for waiter in waiters.into_iter().flat_map(|waiters| waiters.0) {
             match waiter {
                 Waiter::Thread(thread) => thread.unpark(),
                 channel @ Waiter::Channel { .. } => drop(channel),
@@ -429,20 +420,15 @@ impl Task {
             if until != Tick::NEVER && until <= Tick::now() {
                 break false;
             }
-            let wake_at = if self.is_queued() {
-                until.min(self.deadline)
-            } else {
-                until
-            };
+            let wake_at = if self.is_queued() { until.min(self.deadline) } else { until };
             sync::park_until(wake_at);
         };
         drop(listening);
         if !finished {
             let me = sync::current().id();
-            self.held
-                .lock()
-                .waiters
-                .retain(|waiter| !matches!(waiter, Waiter::Thread(thread) if thread.id() == me));
+            if let Some(waiters) = &mut self.held.lock().waiters {
+                waiters.0.retain(|waiter| !matches!(waiter, Waiter::Thread(thread) if thread.id() == me));
+            }
         }
         finished
     }
@@ -453,7 +439,7 @@ impl Task {
         if self.state.fetch_or(WAITED, Ordering::AcqRel) & STATE >= COMPLETED {
             return false;
         }
-        held.waiters.push(waiter);
+        held.waiters.get_or_insert_default().0.push(waiter);
         true
     }
 
@@ -470,7 +456,7 @@ impl Task {
         let (sender, receiver) = bounded(0);
         let context = {
             let held = self.held.lock();
-            let known = held.waiters.iter().find_map(|waiter| match waiter {
+            let known = held.waiters.iter().flat_map(|waiters| &waiters.0).find_map(|waiter| match waiter {
                 Waiter::Channel { receiver, .. } => Some(receiver.clone()),
                 Waiter::Thread(_) => None,
             });
@@ -498,12 +484,8 @@ impl Task {
     }
 
     pub(crate) fn queue_time(&self) -> Duration {
-        let left = self
-            .started()
-            .or_else(|| self.outcome().map(|outcome| outcome.completed));
-        left.unwrap_or_else(Tick::now)
-            .since(self.created)
-            .unwrap_or_default()
+        let left = self.started().or_else(|| self.outcome().map(|outcome| outcome.completed));
+        left.unwrap_or_else(Tick::now).since(self.created).unwrap_or_default()
     }
 
     pub(crate) fn run_time(&self) -> Duration {
@@ -520,12 +502,33 @@ impl Task {
     }
 }
 
+fn state_of(code: u8) -> JobState {
+    match code {
+        QUEUED | ENDING => JobState::Queued,
+        RUNNING => JobState::Running,
+        COMPLETED => JobState::Completed,
+        FAILED => JobState::Failed,
+        PANICKED => JobState::Panicked,
+        CANCELLED => JobState::Cancelled,
+        _ => JobState::TimedOut,
+    }
+}
+
+fn code_of(state: JobState) -> u8 {
+    match state {
+        JobState::Queued => QUEUED,
+        JobState::Running => RUNNING,
+        JobState::Completed => COMPLETED,
+        JobState::Failed => FAILED,
+        JobState::Panicked => PANICKED,
+        JobState::Cancelled => CANCELLED,
+        JobState::TimedOut => TIMED_OUT,
+    }
+}
+
 impl Held {
     fn take(&mut self) -> Option<Captures> {
         let operation = self.operation.take()?;
-        Some(Captures {
-            operation,
-            context: std::mem::take(&mut self.context),
-        })
+        Some(Captures { operation, context: std::mem::take(&mut self.context) })
     }
 }

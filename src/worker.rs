@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind};
 use crate::panics::{contain, discard, log};
 use crate::queue::Parker;
 use crate::state::JobState;
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex};
 use crate::task::{Captures, Claim, Outcome, Task};
 
 /// A function of the user's that a worker calls with its index.
@@ -20,11 +20,11 @@ pub(crate) type Hook = Arc<dyn Fn(usize) + Send + Sync>;
 pub(crate) struct Worker {
     engine: Arc<Engine>,
     index: usize,
-    /// An unshared scope for the next job; `None` while a job has it.
+    /// The scope of the slot, for the next job; `None` while a job has it.
     spare: Cell<Option<Arc<Scope>>>,
-    /// When the last job ended, if nothing but taking the next one from the queue has happened since.
+    /// When the last job ended, if no user code has run since.
     last_end: Cell<Option<Tick>>,
-    /// Emptied cells, until there are enough to send them off.
+    /// Cells of evicted records, until there are enough to send them off.
     batch: RefCell<Vec<Arc<Task>>>,
 }
 
@@ -34,10 +34,7 @@ thread_local! {
 
 /// The worker whose thread this is.
 fn current() -> Option<Rc<Worker>> {
-    CURRENT
-        .try_with(|current| current.borrow().clone())
-        .ok()
-        .flatten()
+    CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
 }
 
 /// Whether this thread is a worker of that delegator.
@@ -47,9 +44,7 @@ pub(crate) fn is_on(engine: &Arc<Engine>) -> bool {
 
 /// Which worker of that delegator this thread is.
 pub(crate) fn index_on(engine: &Arc<Engine>) -> Option<usize> {
-    current()
-        .filter(|worker| Arc::ptr_eq(&worker.engine, engine))
-        .map(|worker| worker.index)
+    current().filter(|worker| Arc::ptr_eq(&worker.engine, engine)).map(|worker| worker.index)
 }
 
 /// Runs what is queued on this worker's thread, from inside a job. `false` if `until` comes before the end.
@@ -76,8 +71,9 @@ pub(crate) fn run_inline(task: &Arc<Task>) {
 
 /// The life of a worker's thread.
 pub(crate) fn run(engine: Arc<Engine>, index: usize, on_start: Option<Hook>, on_stop: Option<Hook>) {
+    let scope = Arc::clone(&engine.slots[index].lock().scope);
     let worker = Rc::new(Worker {
-        spare: Cell::new(Some(Scope::new(None, Some(Arc::clone(&engine.scope))))),
+        spare: Cell::new(Some(scope)),
         engine,
         index,
         last_end: Cell::new(None),
@@ -102,10 +98,7 @@ impl Worker {
     fn call(&self, what: &str, hook: Option<Hook>) {
         if let Some(hook) = &hook {
             if let Err(panic) = contain(|| hook(self.index)) {
-                log(
-                    log::Level::Error,
-                    format_args!("panic in {what} of worker {}: {panic}", self.index),
-                );
+                log(log::Level::Error, format_args!("panic in {what} of worker {}: {panic}", self.index));
             }
         }
         discard(what, hook);
@@ -120,48 +113,90 @@ impl Worker {
     /// Runs the job, or ends it, or skips it.
     fn execute(&self, task: Arc<Task>) {
         let now = self.last_end.take().unwrap_or_else(Tick::now).max(task.created);
+        // Whoever sees the job running, and looks for it here to cancel it, waits for this lock and finds it.
+        let mut at_work = self.engine.slots[self.index].lock();
         match task.claim(self.index, now, &self.engine.scope) {
-            Claim::Run(captures) => self.run(task, captures),
-            Claim::End(captures, end) => task.end_claimed(captures, end),
-            Claim::Gone(leftovers) => discard(format_args!("what job {} captured", task.id), leftovers),
+            Claim::Run(mut captures) => {
+                let (scope, own) = self.lend_scope(captures.context.take_scope());
+                let (created, is_own) = (task.created, own.is_some());
+                at_work.stack.push(Running { task, scope: own });
+                drop(at_work);
+                self.run(captures, created, scope, is_own);
+            }
+            Claim::End(captures, end) => {
+                drop(at_work);
+                task.end_claimed(captures, end);
+            }
+            Claim::Stopped(captures) => {
+                drop(at_work);
+                self.engine.hand_back(&task, captures);
+            }
+            Claim::Gone(leftovers) => {
+                drop(at_work);
+                discard(format_args!("what job {} captured", task.id), leftovers);
+            }
         }
     }
 
-    fn run(&self, task: Arc<Task>, captures: Captures) {
-        let Captures {
-            operation,
-            context: mut given,
-        } = captures;
-        let parent = given.take_scope();
-        let scope = match self.spare.take() {
-            Some(spare) => Scope::adopt(spare, parent),
-            None => Scope::new(parent, Some(Arc::clone(&self.engine.scope))),
-        };
-        let context = Context::of_job(given, Arc::clone(&scope));
-        let slot = &self.engine.slots[self.index];
-        let (id, created) = (task.id, task.created);
-        slot.push(Running { task, scope });
+    /// The scope for a job, and the same again if it is the job's own. Nothing is counted for a job without a parent
+    /// context: the slot and this worker share one scope for all of them.
+    fn lend_scope(&self, parent: Option<Arc<Scope>>) -> (Arc<Scope>, Option<Arc<Scope>>) {
+        if parent.is_none() {
+            if let Some(spare) = self.spare.take() {
+                return (spare, None);
+            }
+        }
+        let own = Scope::new(parent, Some(Arc::clone(&self.engine.scope)));
+        (Arc::clone(&own), Some(own))
+    }
 
+    /// Runs what was claimed and finishes the job on top of the slot's stack.
+    fn run(&self, captures: Captures, created: Tick, scope: Arc<Scope>, is_own: bool) {
+        let Captures { operation, context } = captures;
+        let mut context = Context::of_job(context, scope);
         let returned = contain(|| operation.run(&context));
         let completed = Tick::now().max(created);
         let (state, result) = judge(returned, &context);
-        discard(format_args!("what job {id} captured"), operation);
-        discard(format_args!("the context of job {id}"), context);
+        let spent = if operation.is_plain() {
+            Some(operation)
+        } else {
+            discard("what a job captured", operation);
+            None
+        };
+        // The next job starts when nothing of this one is left.
+        let is_over = spent.is_some() && !is_own && !context.has_values();
+        let scope = context.take_scope();
+        discard("the context of a job", context);
 
-        let Some(Running { task, scope }) = slot.pop() else {
+        let Some(Running { task, scope: own }) = self.engine.slots[self.index].lock().stack.pop() else {
             return;
         };
-        self.spare.set(Some(Scope::renew(scope)));
-        task.settle(Outcome {
-            state,
-            completed,
-            result,
-        });
-        let evicted = self.engine.registry.file(&task);
-        task.publish(0);
-        drop(task);
-        self.last_end.set(Some(completed));
+        drop(own);
+        if let Some(scope) = scope {
+            if is_own {
+                Scope::retire(scope);
+            } else {
+                self.spare.set(Some(self.keep_or_replace(scope)));
+            }
+        }
+        let announced = task.settle(state, Outcome { completed, result, spent: Mutex::new(spent) });
+        let evicted = self.engine.registry.file(task, 0);
+        if is_over && !announced && evicted.rest.is_empty() {
+            self.last_end.set(Some(completed));
+        }
         self.engine.recycle(evicted, &self.batch);
+    }
+
+    /// A scope for the next job that has none of its own: the last one's, if that left it as it was.
+    fn keep_or_replace(&self, scope: Arc<Scope>) -> Arc<Scope> {
+        if Scope::is_untouched(&scope) {
+            return scope;
+        }
+        let next = Scope::new(None, Some(Arc::clone(&self.engine.scope)));
+        let replaced = std::mem::replace(&mut self.engine.slots[self.index].lock().scope, Arc::clone(&next));
+        drop(replaced);
+        Scope::retire(scope);
+        next
     }
 }
 

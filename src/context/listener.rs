@@ -48,31 +48,26 @@ impl Listener {
         self.number
     }
 
-    /// Does the action, unless it was done or withdrawn before.
-    pub(super) fn fire(&self, ended: Ended) {
-        let Some(action) = self.action.lock().take() else {
-            return;
-        };
-        self.unlist();
-        match action {
-            Action::Wake(thread) => thread.unpark(),
-            Action::Disconnect {
-                sender,
-                home,
-                deadline,
-            } => {
-                if let Some(home) = home.upgrade() {
-                    home.forget_receiver(deadline);
+    /// Does the actions that were not done or withdrawn before: first all that wake somebody, then the functions, so that
+    /// a function finds everybody else told.
+    pub(super) fn fire(listeners: impl IntoIterator<Item = Arc<Listener>>, ended: Ended) {
+        let actions = listeners.into_iter().filter_map(|listener| listener.withdraw());
+        let mut functions = Vec::new();
+        for action in actions {
+            match action {
+                Action::Wake(thread) => thread.unpark(),
+                Action::Disconnect { sender, home, deadline } => {
+                    if let Some(home) = home.upgrade() {
+                        home.forget_receiver(deadline);
+                    }
+                    drop(sender);
                 }
-                drop(sender);
+                Action::Run(function) => functions.push(function),
             }
-            Action::Run(function) => {
-                if let Err(panic) = panics::contain(|| function(ended)) {
-                    panics::log(
-                        log::Level::Error,
-                        format_args!("panic in a function given to on_done: {panic}"),
-                    );
-                }
+        }
+        for function in functions {
+            if let Err(panic) = panics::contain(|| function(ended)) {
+                panics::log(log::Level::Error, format_args!("panic in a function given to on_done: {panic}"));
             }
         }
     }
@@ -115,10 +110,10 @@ impl Listening {
             deadline,
             action: Mutex::new(Some(action)),
         });
-        let mut cancelled = false;
-        Scope::each(scope, |scope| cancelled |= !scope.enlist(&listener));
-        if cancelled {
-            listener.fire(Ended::ByCancel);
+        let mut done = deadline <= Tick::now();
+        Scope::each(scope, |scope| done |= !scope.enlist(&listener));
+        if done {
+            Listener::fire([Arc::clone(&listener)], Ended::ByCancel);
         } else if deadline != Tick::NEVER {
             timer::add(deadline, &listener);
         }

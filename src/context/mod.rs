@@ -85,20 +85,12 @@ impl Context {
     /// assert_eq!(Context::background().deadline(), None);
     /// ```
     pub const fn background() -> Context {
-        Context {
-            scope: None,
-            values: None,
-            deadline: Tick::NEVER,
-        }
+        Context { scope: None, values: None, deadline: Tick::NEVER }
     }
 
     /// The context of a running job: what was given with the job, cancellable through the job's own scope.
     pub(crate) fn of_job(given: Context, scope: Arc<Scope>) -> Context {
-        Context {
-            scope: Some(scope),
-            values: given.values,
-            deadline: given.deadline,
-        }
+        Context { scope: Some(scope), values: given.values, deadline: given.deadline }
     }
 
     /// Takes the scope out, so that its new owner can hang the job's own scope under it.
@@ -121,16 +113,8 @@ impl Context {
     /// ```
     #[must_use = "the original context does not get the value"]
     pub fn with_value<T: Any + Send + Sync>(&self, key: impl Into<Cow<'static, str>>, value: T) -> Context {
-        let entry = Entry {
-            key: key.into(),
-            value: Box::new(value),
-            older: self.values.clone(),
-        };
-        Context {
-            scope: self.scope.clone(),
-            values: Some(Arc::new(entry)),
-            deadline: self.deadline,
-        }
+        let entry = Entry { key: key.into(), value: Box::new(value), older: self.values.clone() };
+        Context { scope: self.scope.clone(), values: Some(Arc::new(entry)), deadline: self.deadline }
     }
 
     /// A context that is done at this instant at the latest: at once if it has passed, and no later than it would be
@@ -182,6 +166,11 @@ impl Context {
         }
     }
 
+    /// Takes the deadline away again, from a context that was limited by a default.
+    pub(crate) fn lift_deadline(&mut self) {
+        self.deadline = Tick::NEVER;
+    }
+
     pub(crate) fn deadline_tick(&self) -> Tick {
         self.deadline
     }
@@ -204,11 +193,8 @@ impl Context {
     #[must_use = "the original context cannot be cancelled through the canceller"]
     pub fn with_cancel(&self) -> (Context, Canceller) {
         let scope = Scope::new(self.scope.clone(), None);
-        let context = Context {
-            scope: Some(Arc::clone(&scope)),
-            values: self.values.clone(),
-            deadline: self.deadline,
-        };
+        let context =
+            Context { scope: Some(Arc::clone(&scope)), values: self.values.clone(), deadline: self.deadline };
         (context, Canceller { scope })
     }
 
@@ -228,11 +214,7 @@ impl Context {
     /// ```
     #[must_use = "the original context can still be cancelled"]
     pub fn without_cancel(&self) -> Context {
-        Context {
-            scope: None,
-            values: self.values.clone(),
-            deadline: Tick::NEVER,
-        }
+        Context { scope: None, values: self.values.clone(), deadline: Tick::NEVER }
     }
 
     /// The value that this context or its nearest ancestor has under the key; `None` if there is none, or if that value is
@@ -300,6 +282,10 @@ impl Context {
     /// ```
     pub fn is_done(&self) -> bool {
         (self.deadline != Tick::NEVER && self.deadline <= Tick::now()) || Scope::is_done(self.scope.as_ref())
+    }
+
+    pub(crate) fn has_values(&self) -> bool {
+        self.values.is_some()
     }
 
     /// Whether the context is done, as of a tick that was read a moment ago.
@@ -394,9 +380,7 @@ impl Context {
         match &self.scope {
             Some(scope) => scope.receiver(self.deadline),
             None if self.deadline == Tick::NEVER => never(),
-            None => UNSCOPED
-                .get_or_init(|| Scope::new(None, None))
-                .receiver(self.deadline),
+            None => UNSCOPED.get_or_init(|| Scope::new(None, None)).receiver(self.deadline),
         }
     }
 
@@ -461,11 +445,7 @@ impl Context {
             Err(TryRecvError::Empty) => {}
         }
         let (sender, cancelled) = bounded::<Infallible>(0);
-        let _listening = self.listen(Action::Disconnect {
-            sender,
-            home: Weak::new(),
-            deadline: Tick::NEVER,
-        });
+        let _listening = self.listen(Action::Disconnect { sender, home: Weak::new(), deadline: Tick::NEVER });
         // A context that nothing can cancel drops the sender at once.
         let cancelled = if self.scope.is_some() { cancelled } else { never() };
         loop {
@@ -510,16 +490,12 @@ impl Context {
     /// assert!(closed.load(Ordering::Relaxed));
     /// ```
     pub fn on_done(&self, function: impl FnOnce() + Send + 'static) -> OnDone {
-        OnDone {
-            listening: Some(self.listen_to_the_end(Box::new(move |_| function()))),
-        }
+        OnDone { listening: Some(self.listen_to_the_end(Box::new(move |_| function()))) }
     }
 
     /// Listens for a cancel. The caller looks after the deadline itself.
     pub(crate) fn listen(&self, action: Action) -> Option<Listening> {
-        self.scope
-            .as_ref()
-            .map(|scope| Listening::start(Some(scope), Tick::NEVER, action))
+        self.scope.as_ref().map(|scope| Listening::start(Some(scope), Tick::NEVER, action))
     }
 
     /// Listens for a cancel and, through the timer, for the deadline.
@@ -613,9 +589,7 @@ impl Canceller {
 
 impl fmt::Debug for Canceller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Canceller")
-            .field("cancelled", &self.scope.is_cancelled())
-            .finish()
+        f.debug_struct("Canceller").field("cancelled", &self.scope.is_cancelled()).finish()
     }
 }
 

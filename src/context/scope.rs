@@ -17,7 +17,7 @@ use super::listener::{Action, Ended, Listener, Listening};
 use crate::clock::Tick;
 use crate::error::Cause;
 use crate::panics;
-use crate::sync::{Arc, AtomicU64, Mutex, OnceLock, Ordering};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, fence};
 use crossbeam_channel::{Receiver, bounded};
 
 /// [`Scope::cancelled`] before a cancel, and between a cancel's flag and its instant. Ticks are never this small.
@@ -32,6 +32,8 @@ pub(crate) struct Scope {
     cancelled: AtomicU64,
     /// Set before `cancelled` leaves `LIVE`, if ever.
     cause: OnceLock<Cause>,
+    /// Whether anybody ever listened to this very scope.
+    listened: AtomicBool,
     listeners: Mutex<Listeners>,
 }
 
@@ -51,6 +53,7 @@ impl Scope {
             host,
             cancelled: AtomicU64::new(LIVE),
             cause: OnceLock::new(),
+            listened: AtomicBool::new(false),
             listeners: Mutex::default(),
         })
     }
@@ -120,10 +123,7 @@ impl Scope {
 
     fn stamp(&self) -> Tick {
         let now = Tick::now();
-        match self
-            .cancelled
-            .compare_exchange(CANCELLING, now.bits(), Ordering::AcqRel, Ordering::Acquire)
-        {
+        match self.cancelled.compare_exchange(CANCELLING, now.bits(), Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => now,
             Err(earlier) => Tick::from_bits(earlier),
         }
@@ -144,9 +144,7 @@ impl Scope {
         self.stamp();
         let told = std::mem::take(&mut listeners.listening);
         drop(listeners);
-        for listener in told.into_values() {
-            listener.fire(Ended::ByCancel);
-        }
+        Listener::fire(told.into_values(), Ended::ByCancel);
     }
 
     /// `false` when the scope is cancelled: then nobody will take the listener out again.
@@ -155,9 +153,8 @@ impl Scope {
         if self.is_cancelled() {
             return false;
         }
-        listeners
-            .listening
-            .insert(listener.number(), Arc::clone(listener));
+        self.listened.store(true, Ordering::Relaxed);
+        listeners.listening.insert(listener.number(), Arc::clone(listener));
         true
     }
 
@@ -177,11 +174,7 @@ impl Scope {
             }
             listeners.receivers.insert(deadline, receiver.clone());
         }
-        let action = Action::Disconnect {
-            sender,
-            home: Arc::downgrade(self),
-            deadline,
-        };
+        let action = Action::Disconnect { sender, home: Arc::downgrade(self), deadline };
         Listening::start(Some(self), deadline, action).detach();
         receiver
     }
@@ -191,43 +184,24 @@ impl Scope {
         drop(receiver);
     }
 
-    /// Makes the scope of a finished job ready for the next one, or a new one where something still refers to the old.
-    ///
-    /// What listened to the job's context goes with it, unless a context of the job lives on.
-    pub(crate) fn renew(mut scope: Arc<Scope>) -> Arc<Scope> {
-        if Arc::get_mut(&mut scope).is_none() && Arc::strong_count(&scope) == 1 {
+    /// Whether the scope of a finished job, of which the job's worker and its slot hold the only references, is as new.
+    pub(crate) fn is_untouched(scope: &Arc<Scope>) -> bool {
+        let unshared = Arc::strong_count(scope) == 2;
+        // What others did through their references comes before they gave them up.
+        fence(Ordering::Acquire);
+        unshared && scope.parent.is_none() && !scope.is_cancelled() && !scope.listened.load(Ordering::Relaxed)
+    }
+
+    /// Lets go of the scope of a finished job. What listened to the job's context goes with it, unless a context of the job
+    /// lives on.
+    pub(crate) fn retire(scope: Arc<Scope>) {
+        if Arc::strong_count(&scope) == 1 {
             let listeners = std::mem::take(&mut *scope.listeners.lock());
             for listener in listeners.listening.into_values() {
                 panics::discard("a listener of a finished job", listener.withdraw());
             }
         }
-        match Arc::get_mut(&mut scope) {
-            Some(unshared) => {
-                unshared.cancelled.store(LIVE, Ordering::Relaxed);
-                let cause = unshared.cause.take();
-                let parent = unshared.parent.take();
-                unshared.listeners.get_mut().receivers.clear();
-                panics::discard("the context of a finished job", (cause, parent));
-                scope
-            }
-            None => {
-                let host = scope.host.clone();
-                panics::discard("the context of a finished job", scope);
-                Scope::new(None, host)
-            }
-        }
-    }
-
-    /// Hangs an unshared scope without a parent under this parent.
-    pub(crate) fn adopt(mut scope: Arc<Scope>, parent: Option<Arc<Scope>>) -> Arc<Scope> {
-        let Some(parent) = parent else { return scope };
-        match Arc::get_mut(&mut scope) {
-            Some(unshared) => {
-                unshared.parent = Some(parent);
-                scope
-            }
-            None => Scope::new(Some(parent), scope.host.clone()),
-        }
+        panics::discard("the context of a finished job", scope);
     }
 
     #[cfg(test)]

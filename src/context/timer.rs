@@ -8,13 +8,8 @@ use crate::panics;
 use crate::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 
-static TIMER: Timer = Timer {
-    state: Mutex::new(State {
-        due: BTreeMap::new(),
-        started: false,
-    }),
-    changed: Condvar::new(),
-};
+static TIMER: Timer =
+    Timer { state: Mutex::new(State { due: BTreeMap::new(), started: false }), changed: Condvar::new() };
 
 struct Timer {
     state: Mutex<State>,
@@ -33,23 +28,15 @@ pub(super) fn add(at: Tick, listener: &Arc<Listener>) {
     let key = (at, listener.number());
     let mut state = TIMER.state.lock();
     state.due.insert(key, Arc::clone(listener));
-    let is_first = state
-        .due
-        .first_key_value()
-        .is_some_and(|(first, _)| *first == key);
+    let is_first = state.due.first_key_value().is_some_and(|(first, _)| *first == key);
     let start = !std::mem::replace(&mut state.started, true);
     drop(state);
     if start {
-        let spawned = std::thread::Builder::new()
-            .name("workpath-timer".to_owned())
-            .spawn(|| TIMER.run());
+        let spawned = std::thread::Builder::new().name("workpath-timer".to_owned()).spawn(|| TIMER.run());
         if let Err(error) = spawned {
             // The next listener tries again; until then only those who look at the clock themselves notice deadlines.
             TIMER.state.lock().started = false;
-            panics::log(
-                log::Level::Error,
-                format_args!("the timer thread cannot start: {error}"),
-            );
+            panics::log(log::Level::Error, format_args!("the timer thread cannot start: {error}"));
         }
     } else if is_first {
         TIMER.changed.notify_one();
@@ -74,11 +61,10 @@ impl Timer {
                     self.changed.wait_until(&mut state, instant);
                 }
                 _ => {
-                    let due = state.due.pop_first();
+                    let later = state.due.split_off(&(Tick::now(), u64::MAX));
+                    let due = std::mem::replace(&mut state.due, later);
                     drop(state);
-                    if let Some((_, listener)) = due {
-                        listener.fire(Ended::AtDeadline);
-                    }
+                    Listener::fire(due.into_values(), Ended::AtDeadline);
                     state = self.state.lock();
                 }
             }

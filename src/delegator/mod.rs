@@ -55,11 +55,7 @@ impl Delegator {
     /// Starts the delegator thread and the workers; with what failed to start.
     pub(crate) fn start(plan: Plan) -> Result<Delegator, (String, io::Error)> {
         let (Started { engine, closing }, thread) = thread::start(plan)?;
-        Ok(Delegator {
-            engine,
-            closing,
-            thread: Mutex::new(Some(thread)),
-        })
+        Ok(Delegator { engine, closing, thread: Mutex::new(Some(thread)) })
     }
 
     /// Submits a job, and waits for room if the queue is full: until there is some, the job's context is done (then the
@@ -168,9 +164,7 @@ impl Delegator {
     /// # Ok::<(), workpath::BuildError>(())
     /// ```
     pub fn submitter(&self) -> Submitter {
-        Submitter {
-            engine: Arc::clone(&self.engine),
-        }
+        Submitter { engine: Arc::clone(&self.engine) }
     }
 
     /// The records of finished jobs.

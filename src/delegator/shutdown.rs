@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use super::stats::{self, WorkerStatus};
 use crate::clock::Tick;
-use crate::context::End;
 use crate::directive::Directive;
-use crate::engine::Engine;
-use crate::error::Cause;
+use crate::engine::{Engine, ShutDown};
 use crate::job::Job;
 use crate::queue::Phase;
 use crate::registry::Counts;
@@ -52,10 +50,7 @@ impl Shutdown {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub const fn drain() -> Shutdown {
-        Shutdown {
-            cancel: false,
-            within: Duration::MAX,
-        }
+        Shutdown { cancel: false, within: Duration::MAX }
     }
 
     /// Refuses new jobs, hands the unstarted ones back, cancels the running ones and waits for them.
@@ -76,10 +71,7 @@ impl Shutdown {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub const fn cancel() -> Shutdown {
-        Shutdown {
-            cancel: true,
-            within: Duration::MAX,
-        }
+        Shutdown { cancel: true, within: Duration::MAX }
     }
 
     /// Sets a limit. A drain that reaches it goes on as a cancel; what still runs a short grace after that is reported as
@@ -147,18 +139,6 @@ impl ShutdownReport {
     }
 }
 
-/// Why the jobs of a shut-down delegator are cancelled.
-#[derive(Debug)]
-struct ShutDown;
-
-impl std::fmt::Display for ShutDown {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the delegator is shut down")
-    }
-}
-
-impl std::error::Error for ShutDown {}
-
 /// How far the end has come. Written by the delegator thread and by the threads that shut down.
 #[derive(Default)]
 pub(crate) struct Closing {
@@ -175,8 +155,6 @@ struct State {
     inside: Vec<usize>,
     /// Nobody waits for the other workers any more.
     detached: bool,
-    /// Handed back, for the first shutdown to report.
-    unstarted: Vec<Job>,
     /// Threads that wait for any of this to change.
     waiting: Vec<Thread>,
 }
@@ -255,20 +233,13 @@ struct Start {
 pub(super) fn shutdown(engine: &Arc<Engine>, closing: &Closing, how: Shutdown) -> ShutdownReport {
     let limit = Tick::now().after(how.within);
     let first = closing.begin();
-    let start = Start {
-        counts: engine.registry.accounts().1,
-        worker: worker::index_on(engine),
-    };
+    let start = Start { counts: engine.registry.accounts().1, worker: worker::index_on(engine) };
     let entered = closing.enter(start.worker);
     let stuck = finish(engine, closing, &start, how.cancel, limit);
     if entered {
         closing.leave(start.worker);
     }
-    if first {
-        report(engine, closing, &start, stuck)
-    } else {
-        ShutdownReport::default()
-    }
+    if first { report(engine, &start, stuck) } else { ShutdownReport::default() }
 }
 
 /// Sees the workers off, and says which of them are stuck.
@@ -283,7 +254,7 @@ fn finish(
     let is_worker = start.worker.is_some();
     close(engine, if cancel { Phase::Stopped } else { Phase::Draining });
     if cancel {
-        stop(engine, closing);
+        stop(engine);
     }
     let mut stopped = closing.wait(workers, is_worker, limit);
     if stopped && is_worker && !cancel {
@@ -291,7 +262,7 @@ fn finish(
     }
     if !stopped && !cancel {
         close(engine, Phase::Stopped);
-        stop(engine, closing);
+        stop(engine);
     }
     if stopped || closing.wait(workers, is_worker, Tick::now().after(GRACE)) {
         return Vec::new();
@@ -299,9 +270,7 @@ fn finish(
     closing.detach();
     // A delegator thread that has ended has nothing to leave.
     let _ = engine.admin.send(Directive::Detach);
-    let busy = stats::workers(engine)
-        .into_iter()
-        .filter(|worker| worker.running.is_some());
+    let busy = stats::workers(engine).into_iter().filter(|worker| worker.running.is_some());
     busy.filter(|worker| Some(worker.index) != start.worker).collect()
 }
 
@@ -312,26 +281,24 @@ fn close(engine: &Engine, phase: Phase) {
 }
 
 /// Takes the unstarted jobs out and cancels the running ones, on this thread.
-fn stop(engine: &Engine, closing: &Closing) {
-    let cause: Cause = Arc::new(ShutDown);
+fn stop(engine: &Engine) {
     while let Some(task) = engine.queue.try_pop() {
         // A job whose context is done ends for that reason; one that has ended leaves what the timer left.
         task.look();
         if let Some(captures) = task.withdraw() {
-            closing.state.lock().unstarted.push(task.rebuild(captures));
-            task.finish_unstarted(End::Cancel(Some(Arc::clone(&cause))), 0);
+            engine.hand_back(&task, captures);
         }
     }
-    engine.scope.cancel(Some(cause));
+    engine.scope.cancel(Some(Arc::new(ShutDown)));
 }
 
-fn report(engine: &Engine, closing: &Closing, start: &Start, stuck: Vec<WorkerStatus>) -> ShutdownReport {
+fn report(engine: &Engine, start: &Start, stuck: Vec<WorkerStatus>) -> ShutdownReport {
     if stuck.is_empty() && start.worker.is_none() {
         // Another thread may be about to finish what it has cancelled.
         engine.registry.wait_idle(Tick::now().after(GRACE));
     }
     let (before, after) = (start.counts, engine.registry.accounts().1);
-    let unstarted = std::mem::take(&mut closing.state.lock().unstarted);
+    let unstarted = std::mem::take(&mut *engine.unstarted.lock());
     let since = |after: u64, before: u64| usize::try_from(after.saturating_sub(before)).unwrap_or(usize::MAX);
     ShutdownReport {
         completed: since(after.completed, before.completed),

@@ -71,9 +71,7 @@ pub(super) fn stats(engine: &Engine) -> Stats {
     let running = engine.running();
     let (submitted, counts) = engine.registry.accounts();
     let unfinished = submitted.saturating_sub(counts.finished());
-    let queued = usize::try_from(unfinished)
-        .unwrap_or(usize::MAX)
-        .saturating_sub(running);
+    let queued = usize::try_from(unfinished).unwrap_or(usize::MAX).saturating_sub(running);
     Stats {
         queued,
         running,

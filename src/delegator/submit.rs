@@ -12,8 +12,11 @@ use crate::job::Job;
 use crate::panics::discard;
 use crate::queue::{Parker, Phase};
 use crate::sync::{self, Arc, Ordering, spin_loop};
-use crate::task::Task;
+use crate::task::{NEAR, Task};
 use crate::worker;
+
+/// How long a submitter waits for room for several before it asks for any.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 /// How often a submitter looks for room before it parks.
 const SPINS: u32 = if cfg!(loom) { 0 } else { 128 };
@@ -132,11 +135,7 @@ pub(super) fn submit_deadline(
 }
 
 fn submit_until(engine: &Arc<Engine>, job: Job, until: Tick) -> Result<JobHandle, SubmitError> {
-    let no_room = if until == Tick::NEVER {
-        NoRoom::Wait
-    } else {
-        NoRoom::WaitUntil(until)
-    };
+    let no_room = if until == Tick::NEVER { NoRoom::Wait } else { NoRoom::WaitUntil(until) };
     accept(engine, job, no_room)
 }
 
@@ -144,19 +143,20 @@ fn accept(engine: &Arc<Engine>, mut job: Job, no_room: NoRoom) -> Result<JobHand
     if engine.queue.phase() != Phase::Open {
         return Err(refuse(engine, job, SubmitError::ShutDown));
     }
-    if let Some(timeout) = engine.default_timeout {
-        if job.context.deadline_tick() == Tick::NEVER {
-            job.context.limit(Tick::now().after(timeout));
-        }
+    let mut by_default = false;
+    if let (Some(timeout), Tick::NEVER) = (engine.default_timeout, job.context.deadline_tick()) {
+        by_default = true;
+        job.seen = Tick::now();
+        job.context.limit(job.seen.after(timeout));
     }
-    let end = job.context.end();
-    let task = engine.admit(job);
+    // A deadline that was far away a moment ago is not looked at again here: whoever looks at the job does.
+    let near = job.context.deadline_tick() <= job.seen.after(NEAR);
+    let end = if near || job.context.is_done_at(job.seen) { job.context.end() } else { None };
+    let task = engine.admit(job, by_default);
     if let Some(end) = end {
         return Ok(end_at_once(engine, task, end));
     }
-    let handle = JobHandle {
-        task: Arc::clone(&task),
-    };
+    let handle = JobHandle { task: Arc::clone(&task) };
     match push(engine, task) {
         Ok(()) => confirm(engine, handle),
         Err(task) => make_room(engine, task, handle, no_room),
@@ -165,11 +165,8 @@ fn accept(engine: &Arc<Engine>, mut job: Job, no_room: NoRoom) -> Result<JobHand
 
 /// Counts the task in and puts it in the queue, or gives it back.
 fn push(engine: &Engine, task: Arc<Task>) -> Result<(), Arc<Task>> {
-    engine.registry.count_submitted();
-    engine
-        .queue
-        .try_push(task)
-        .inspect_err(|_| engine.registry.count_refused())
+    engine.registry.begin_submission();
+    engine.queue.try_push(task).inspect_err(|_| engine.registry.refuse_submission())
 }
 
 /// What is left to do once the job is in the queue: to make sure that somebody is there to take it out.
@@ -177,13 +174,14 @@ fn push(engine: &Engine, task: Arc<Task>) -> Result<(), Arc<Task>> {
 /// A shutdown first changes the phase and then looks into the queue; this looks at the phase after the push. So a job that
 /// got in too late is seen by one of them, and whoever takes it out of the task decides.
 fn confirm(engine: &Engine, handle: JobHandle) -> Result<JobHandle, SubmitError> {
-    if engine.queue.phase() == Phase::Open {
-        return Ok(handle);
-    }
-    match handle.task.withdraw() {
-        None => Ok(handle),
+    let captures = if engine.queue.phase() == Phase::Open { None } else { handle.task.withdraw() };
+    match captures {
+        None => {
+            engine.registry.accept_submission();
+            Ok(handle)
+        }
         Some(captures) => {
-            engine.registry.count_refused();
+            engine.registry.refuse_submission();
             let job = handle.task.rebuild(captures);
             Err(refuse(engine, job, SubmitError::ShutDown))
         }
@@ -198,10 +196,15 @@ fn make_room(
     handle: JobHandle,
     no_room: NoRoom,
 ) -> Result<JobHandle, SubmitError> {
+    if let Some(end) = task.context().end() {
+        drop(handle);
+        return Ok(end_at_once(engine, task, end));
+    }
     let until = match no_room {
         NoRoom::GiveUp => return Err(give_back(engine, task, handle, SubmitError::Full)),
         NoRoom::Wait if worker::is_on(engine) => {
-            engine.registry.count_submitted();
+            engine.registry.begin_submission();
+            engine.registry.accept_submission();
             drop(task);
             worker::run_inline(&handle.task);
             return Ok(handle);
@@ -230,48 +233,63 @@ fn wait_for_room(
 ) -> Result<JobHandle, SubmitError> {
     let queue = &engine.queue;
     let context = task.context();
-    let _listening = context.listen(Action::Wake(sync::current()));
+    let listening = context.listen(Action::Wake(sync::current()));
     let me = Parker::of_this_thread();
     let mut again = false;
     let result = loop {
         queue.line_up(&me, again);
         again = true;
-        match push(engine, task) {
-            Ok(()) => {
-                queue.step_out(&me, true);
-                break confirm(engine, handle);
-            }
-            Err(back) => task = back,
-        }
+        // For a moment it waits to be called when there is room for several; then for any place.
+        let mut patience = Tick::now().after(PATIENCE);
         let given_up = loop {
+            match push(engine, task) {
+                Ok(()) => {
+                    queue.step_out(&me);
+                    drop(listening);
+                    discard("the context of a submission", context);
+                    return confirm(engine, handle);
+                }
+                Err(back) => task = back,
+            }
             if queue.phase() != Phase::Open {
                 break Some(Err(SubmitError::ShutDown as fn(Job) -> SubmitError));
             }
             if let Some(end) = context.end() {
                 break Some(Ok(end));
             }
-            if until != Tick::NEVER && until <= Tick::now() {
+            let now = Tick::now();
+            if until != Tick::NEVER && until <= now {
                 break Some(Err(SubmitError::Timeout as fn(Job) -> SubmitError));
             }
             if me.is_notified() {
                 break None;
             }
-            sync::park_until(until.min(context.deadline_tick()));
+            if patience != Tick::NEVER && patience <= now {
+                queue.hurry();
+                patience = Tick::NEVER;
+                continue;
+            }
+            sync::park_until(until.min(context.deadline_tick()).min(patience));
         };
-        queue.step_out(&me, given_up.is_none());
+        queue.step_out(&me);
         match given_up {
             None => {}
-            Some(Ok(end)) => break Ok(end_at_once(engine, task, end)),
+            Some(Ok(end)) => {
+                drop(handle);
+                break Ok(end_at_once(engine, task, end));
+            }
             Some(Err(why)) => break Err(give_back(engine, task, handle, why)),
         }
     };
+    drop(listening);
     discard("the context of a submission", context);
     result
 }
 
 /// Accepts a job whose context is done: it is finished before anybody could start it.
 fn end_at_once(engine: &Engine, task: Arc<Task>, end: End) -> JobHandle {
-    engine.registry.count_submitted();
+    engine.registry.begin_submission();
+    engine.registry.accept_submission();
     if let Some(captures) = task.withdraw() {
         task.end_claimed(captures, end);
     }

@@ -9,11 +9,14 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::shutdown::Closing;
 use crate::directive::Directive;
-use crate::engine::{Engine, Slot};
+use crate::engine::Engine;
 use crate::queue::Queue;
 use crate::registry::{Registry, Retention};
 use crate::sync::Arc;
 use crate::worker::{self, Hook};
+
+/// As many emptied cells wait for submitters as jobs fit in the queue, up to this number.
+const MAX_SPARE_CELLS: usize = 1024;
 
 /// What a delegator is made of, checked.
 pub(crate) struct Plan {
@@ -54,8 +57,9 @@ fn run(plan: Plan, report: &Sender<Result<Started, (String, io::Error)>>) {
     let names = (0..plan.workers).map(|index| format!("{}-{index}", plan.thread_name));
     let engine = Engine::new(
         Queue::new(plan.queue_capacity, plan.workers),
+        plan.queue_capacity.min(MAX_SPARE_CELLS),
         Registry::new(plan.retention),
-        names.map(Slot::new).collect(),
+        names,
         admin,
         plan.default_timeout,
     );
@@ -67,10 +71,7 @@ fn run(plan: Plan, report: &Sender<Result<Started, (String, io::Error)>>) {
         }
     };
     let closing = Arc::new(Closing::default());
-    let _ = report.send(Ok(Started {
-        engine: Arc::clone(&engine),
-        closing: Arc::clone(&closing),
-    }));
+    let _ = report.send(Ok(Started { engine: Arc::clone(&engine), closing: Arc::clone(&closing) }));
     serve(&directives, &engine, &closing, threads);
 }
 
