@@ -139,6 +139,15 @@ impl Engine {
     }
 }
 
+impl Drop for Engine {
+    /// Jobs that were handed back when nobody was there to take them.
+    fn drop(&mut self) {
+        for job in self.unstarted.get_mut().drain(..) {
+            discard("a job that was handed back", job);
+        }
+    }
+}
+
 impl Owner for Engine {
     fn file(&self, task: Arc<Task>, flags: u8) {
         self.registry.file(task, flags).discard();

@@ -485,6 +485,12 @@ impl Place {
     }
 }
 
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
 impl Shelf {
     fn push(&mut self, place: Place) {
         self.len += 1;

@@ -453,7 +453,6 @@ impl Task {
     /// A receiver that disconnects when the job is finished.
     pub(crate) fn done(self: &Arc<Self>) -> Receiver<Infallible> {
         self.look();
-        let (sender, receiver) = bounded(0);
         let context = {
             let held = self.held.lock();
             let known = held.waiters.iter().flat_map(|waiters| &waiters.0).find_map(|waiter| match waiter {
@@ -475,6 +474,7 @@ impl Task {
             discard("the context of a queued job", context);
             listening
         });
+        let (sender, receiver) = bounded(0);
         self.add_waiter(Waiter::Channel {
             _sender: sender,
             receiver: receiver.clone(),

@@ -92,6 +92,8 @@ pub(crate) fn run(engine: Arc<Engine>, index: usize, on_start: Option<Hook>, on_
     }
     worker.call("on_worker_stop", on_stop);
     CURRENT.set(None);
+    // It may be the last to let go of the delegator, and of records with values of the user's.
+    discard("a delegator", worker);
 }
 
 impl Worker {

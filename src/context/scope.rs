@@ -166,14 +166,15 @@ impl Scope {
 
     /// The receiver that disconnects when this scope is done or the deadline passes.
     pub(super) fn receiver(self: &Arc<Self>, deadline: Tick) -> Receiver<Infallible> {
-        let (sender, receiver) = bounded(0);
-        {
+        let (sender, receiver) = {
             let mut listeners = self.listeners.lock();
             if let Some(receiver) = listeners.receivers.get(&deadline) {
                 return receiver.clone();
             }
+            let (sender, receiver) = bounded(0);
             listeners.receivers.insert(deadline, receiver.clone());
-        }
+            (sender, receiver)
+        };
         let action = Action::Disconnect { sender, home: Arc::downgrade(self), deadline };
         Listening::start(Some(self), deadline, action).detach();
         receiver

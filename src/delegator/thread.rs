@@ -10,9 +10,10 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use super::shutdown::Closing;
 use crate::directive::Directive;
 use crate::engine::Engine;
+use crate::panics::discard;
 use crate::queue::Queue;
 use crate::registry::{Registry, Retention};
-use crate::sync::Arc;
+use crate::sync::{Arc, Weak};
 use crate::worker::{self, Hook};
 
 /// As many emptied cells wait for submitters as jobs fit in the queue, up to this number.
@@ -52,7 +53,7 @@ pub(super) fn start(plan: Plan) -> Result<(Started, JoinHandle<()>), (String, io
     }
 }
 
-fn run(plan: Plan, report: &Sender<Result<Started, (String, io::Error)>>) {
+fn run(mut plan: Plan, report: &Sender<Result<Started, (String, io::Error)>>) {
     let (admin, directives) = unbounded();
     let names = (0..plan.workers).map(|index| format!("{}-{index}", plan.thread_name));
     let engine = Engine::new(
@@ -63,7 +64,9 @@ fn run(plan: Plan, report: &Sender<Result<Started, (String, io::Error)>>) {
         admin,
         plan.default_timeout,
     );
-    let threads = match start_workers(&plan, &engine) {
+    let started = start_workers(&mut plan, &engine);
+    discard("a hook of a worker", plan);
+    let threads = match started {
         Ok(threads) => threads,
         Err(error) => {
             let _ = report.send(Err(error));
@@ -71,13 +74,15 @@ fn run(plan: Plan, report: &Sender<Result<Started, (String, io::Error)>>) {
         }
     };
     let closing = Arc::new(Closing::default());
-    let _ = report.send(Ok(Started { engine: Arc::clone(&engine), closing: Arc::clone(&closing) }));
-    serve(&directives, &engine, &closing, threads);
+    // From here on this thread keeps nothing alive that holds values of the user's, since the last to let go drops them.
+    let weak = Arc::downgrade(&engine);
+    let _ = report.send(Ok(Started { engine, closing: Arc::clone(&closing) }));
+    serve(&directives, &weak, &closing, threads);
 }
 
 /// Starts all workers or none: they wait at a gate until the last has been started.
 fn start_workers(
-    plan: &Plan,
+    plan: &mut Plan,
     engine: &Arc<Engine>,
 ) -> Result<Vec<Option<JoinHandle<()>>>, (String, io::Error)> {
     let (open, gate) = bounded::<()>(plan.workers);
@@ -89,13 +94,18 @@ fn start_workers(
         }
         let engine = Arc::clone(engine);
         let gate = gate.clone();
-        let (on_start, on_stop) = (plan.on_worker_start.clone(), plan.on_worker_stop.clone());
+        // The last worker gets the hooks themselves, so that they are dropped on a worker's thread.
+        let is_last = index + 1 == plan.workers;
+        let hook = |hook: &mut Option<Hook>| if is_last { hook.take() } else { hook.clone() };
+        let hooks = (hook(&mut plan.on_worker_start), hook(&mut plan.on_worker_stop));
         let spawned = spawn(builder, move || {
             if gate.recv().is_ok() {
                 let admin = engine.admin.clone();
-                worker::run(engine, index, on_start, on_stop);
+                worker::run(engine, index, hooks.0, hooks.1);
                 // Fails if nobody waits for this worker any more.
                 let _ = admin.send(Directive::Stopped(index));
+            } else {
+                discard("a hook of a worker", hooks);
             }
         });
         match spawned {
@@ -116,13 +126,17 @@ fn start_workers(
 /// Blocks for directives until the last worker has stopped or been given up.
 fn serve(
     directives: &Receiver<Directive>,
-    engine: &Engine,
+    engine: &Weak<Engine>,
     closing: &Closing,
     mut threads: Vec<Option<JoinHandle<()>>>,
 ) {
     for directive in directives {
         match directive {
-            Directive::Close(phase) => engine.queue.close(phase),
+            Directive::Close(phase) => {
+                if let Some(engine) = engine.upgrade() {
+                    engine.queue.close(phase);
+                }
+            }
             Directive::Stopped(worker) => {
                 if let Some(thread) = threads.get_mut(worker).and_then(Option::take) {
                     join(thread);
@@ -145,6 +159,7 @@ fn spawn(builder: Builder, body: impl FnOnce() + Send + 'static) -> io::Result<J
 }
 
 fn join(thread: JoinHandle<()>) {
-    // The threads here contain the panics of user code, and have none of their own to pass on.
-    let _ = thread.join();
+    // The threads here contain the panics of user code, and have none of their own to pass on; thread-local destructors of
+    // the user's may.
+    discard("the end of a thread", thread.join());
 }
