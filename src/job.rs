@@ -8,6 +8,7 @@ use crate::clock::{Tick, WallOffset};
 use crate::context::Context;
 use crate::error::Error;
 use crate::id::JobId;
+use crate::sync::Unshared;
 
 /// What a job runs.
 ///
@@ -128,7 +129,7 @@ pub struct Job {
     /// The last time that the clock was read for this job.
     pub(crate) seen: Tick,
     pub(crate) wall: WallOffset,
-    pub(crate) operation: Box<dyn Run>,
+    pub(crate) operation: Unshared<Box<dyn Run>>,
     pub(crate) context: Context,
 }
 
@@ -175,6 +176,7 @@ impl Job {
     fn create(name: Cow<'static, str>, operation: Box<dyn Run>) -> Job {
         let created = Tick::now();
         let wall = WallOffset::current(created);
+        let operation = Unshared::new(operation);
         let id = JobId::next(wall.unix_millis(created));
         Job { id, name, created, seen: created, wall, operation, context: Context::background() }
     }

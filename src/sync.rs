@@ -37,6 +37,21 @@ pub(crate) fn park_until(until: Tick) {
     yield_now();
 }
 
+/// A value that is reached through ownership alone, so that what holds it is `Sync` though the value is not. The lock is
+/// never taken.
+#[derive(Default)]
+pub(crate) struct Unshared<T>(parking_lot::Mutex<T>);
+
+impl<T> Unshared<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(parking_lot::Mutex::new(value))
+    }
+
+    pub(crate) fn into_inner(self) -> T {
+        self.0.into_inner()
+    }
+}
+
 /// Keeps what one side writes off the cache lines that the other side reads (two lines, since processors fetch pairs).
 #[derive(Debug, Default)]
 #[repr(align(128))]

@@ -22,7 +22,7 @@ use crate::id::JobId;
 use crate::job::{Job, Run};
 use crate::panics::{self, discard};
 use crate::state::JobState;
-use crate::sync::{self, Arc, AtomicU8, AtomicU32, AtomicU64, Mutex, Ordering, Thread, Weak};
+use crate::sync::{self, Arc, AtomicU8, AtomicU32, AtomicU64, Mutex, Ordering, Thread, Unshared, Weak};
 
 /// The states as bytes. `ENDING` looks queued from outside: the job will not start any more but its captures are not
 /// dropped yet.
@@ -108,8 +108,8 @@ pub(crate) struct Outcome {
     pub(crate) completed: Tick,
     pub(crate) result: Result<Vec<u8>, Error>,
     /// The operation that was run, if it is plain. Its memory goes back with the cell to a submitter, which will want the
-    /// same again. Behind a lock that nobody takes, since an operation is not `Sync`.
-    pub(crate) spent: Mutex<Option<Box<dyn Run>>>,
+    /// same again.
+    pub(crate) spent: Unshared<Option<Box<dyn Run>>>,
 }
 
 /// What a claimer gets.
@@ -138,7 +138,7 @@ impl Task {
             name,
             wall,
             deadline: context.deadline_tick(),
-            held: Mutex::new(Held { operation: Some(operation), context, waiters: None }),
+            held: Mutex::new(Held { operation: Some(operation.into_inner()), context, waiters: None }),
             state: AtomicU8::new(QUEUED),
             ended: AtomicU8::new(QUEUED),
             by_default,
@@ -159,7 +159,7 @@ impl Task {
         self.deadline = context.deadline_tick();
         let held = self.held.get_mut();
         discard("an evicted record", (held.take(), held.waiters.take()));
-        held.operation = Some(operation);
+        held.operation = Some(operation.into_inner());
         held.context = context;
         self.state.store(QUEUED, Ordering::Relaxed);
         self.by_default = by_default;
@@ -167,7 +167,7 @@ impl Task {
         self.created = created;
         self.started.store(Tick::NEVER.bits(), Ordering::Relaxed);
         if let Some(Outcome { result, spent, .. }) = self.outcome.take() {
-            drop(spent);
+            drop(spent.into_inner());
             discard("an evicted record", result);
         }
         if self.owner.as_ref().is_none_or(|own| !Weak::ptr_eq(own, owner)) {
@@ -187,6 +187,7 @@ impl Task {
         if self.by_default {
             context.lift_deadline();
         }
+        let operation = Unshared::new(operation);
         Job {
             id: self.id,
             name: self.name.clone(),
@@ -331,7 +332,7 @@ impl Task {
             Outcome {
                 completed: Tick::now().max(self.created),
                 result: Err(end.into()),
-                spent: Mutex::default(),
+                spent: Unshared::default(),
             },
         );
         match self.owner() {

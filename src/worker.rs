@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind};
 use crate::panics::{contain, discard, log};
 use crate::queue::Parker;
 use crate::state::JobState;
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, Unshared};
 use crate::task::{Captures, Claim, Outcome, Task};
 
 /// A function of the user's that a worker calls with its index.
@@ -181,7 +181,7 @@ impl Worker {
                 self.spare.set(Some(self.keep_or_replace(scope)));
             }
         }
-        let announced = task.settle(state, Outcome { completed, result, spent: Mutex::new(spent) });
+        let announced = task.settle(state, Outcome { completed, result, spent: Unshared::new(spent) });
         let evicted = self.engine.registry.file(task, 0);
         if is_over && !announced && evicted.rest.is_empty() {
             self.last_end.set(Some(completed));

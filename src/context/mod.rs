@@ -377,6 +377,10 @@ impl Context {
         /// Keeps the receivers of contexts that have a deadline but nothing to cancel.
         static UNSCOPED: OnceLock<Arc<Scope>> = OnceLock::new();
 
+        if self.is_done() {
+            // The receiver that is kept may still be connected: whoever ends the context comes to it in a moment.
+            return bounded(0).1;
+        }
         match &self.scope {
             Some(scope) => scope.receiver(self.deadline),
             None if self.deadline == Tick::NEVER => never(),
