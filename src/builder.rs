@@ -213,13 +213,11 @@ impl Builder {
         if thread_name.contains('\0') {
             return Err(BuildError(Kind::ThreadName(thread_name)));
         }
-        if !can_be_allocated(queue_capacity.max(workers)) {
-            let (what, number) = if workers > queue_capacity {
-                ("workers", workers)
-            } else {
-                ("queue_capacity", queue_capacity)
-            };
-            return Err(BuildError(Kind::TooMany(what, number)));
+        if !can_be_allocated::<Worker>(workers) {
+            return Err(BuildError(Kind::TooMany("workers", workers)));
+        }
+        if !can_be_allocated::<Place>(queue_capacity) {
+            return Err(BuildError(Kind::TooMany("queue_capacity", queue_capacity)));
         }
         Delegator::start(Plan {
             workers,
@@ -235,11 +233,15 @@ impl Builder {
     }
 }
 
-/// Whether there is memory for a channel of this capacity, which would abort the process if there is not.
-fn can_be_allocated(capacity: usize) -> bool {
-    /// What the channel needs for a place: a stamp and a pointer.
-    type Place = [usize; 2];
-    Vec::<Place>::new().try_reserve_exact(capacity).is_ok()
+/// As much as the queue needs for a job: a stamp and a pointer.
+type Place = [usize; 2];
+
+/// More than a delegator needs for a worker, its stack aside.
+type Worker = [u8; 2048];
+
+/// Whether there is memory for so many. To try and fail would abort the process.
+fn can_be_allocated<T>(count: usize) -> bool {
+    Vec::<T>::new().try_reserve_exact(count).is_ok()
 }
 
 impl fmt::Debug for Builder {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The log target of the crate.
-pub(crate) const LOG: &str = "workpath";
+const LOG: &str = "workpath";
 
 /// How many payloads that panic while they are dropped are taken one out of the other before the next is leaked.
 const NESTED_PAYLOADS: usize = 16;
@@ -26,10 +26,15 @@ pub(crate) fn discard<T>(what: impl fmt::Display, value: T) {
 
 /// Logs a line. Loggers, and what they format, are user code like any other.
 pub(crate) fn log(level: log::Level, line: fmt::Arguments<'_>) {
-    if log::log_enabled!(target: LOG, level) {
+    if may_be_logged(level) {
         // A logger that panics cannot be told about.
         let _ = contain(|| log::log!(target: LOG, level, "{line}"));
     }
+}
+
+/// Whether it is worth while to ask the logger. It is not asked yet: that is user code too.
+pub(crate) fn may_be_logged(level: log::Level) -> bool {
+    level <= log::STATIC_MAX_LEVEL && level <= log::max_level()
 }
 
 fn message(payload: Box<dyn Any + Send>) -> String {

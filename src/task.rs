@@ -375,7 +375,7 @@ impl Task {
         self.ended.store(code_of(state), Ordering::Relaxed);
         // Nobody else sets it: a job is claimed once.
         let _ = self.outcome.set(outcome);
-        let announced = log::log_enabled!(target: panics::LOG, level);
+        let announced = panics::may_be_logged(level);
         if announced {
             panics::log(level, format_args!("{}", crate::record::Announcement(self)));
         }

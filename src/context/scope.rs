@@ -204,11 +204,6 @@ impl Scope {
         }
         panics::discard("the context of a finished job", scope);
     }
-
-    #[cfg(test)]
-    pub(super) fn listeners(&self) -> usize {
-        self.listeners.lock().listening.len()
-    }
 }
 
 impl Drop for Scope {
