@@ -126,9 +126,10 @@ impl JobHandle {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn wait(&self) -> JobRecord {
-        if !self.task.is_finished() {
-            worker::run_inline(&self.task);
+        if let Some(record) = self.finished() {
+            return record;
         }
+        worker::run_inline(&self.task);
         loop {
             if let Some(record) = self.wait_until(Tick::NEVER) {
                 return record;
@@ -285,11 +286,16 @@ impl JobHandle {
         self.task.done()
     }
 
+    /// The record of a job that has nothing left to be looked after.
+    fn finished(&self) -> Option<JobRecord> {
+        if self.task.is_over() { JobRecord::of(Arc::clone(&self.task)) } else { None }
+    }
+
     /// Every form of waiting: polls for a moment, then parks.
     fn wait_until(&self, until: Tick) -> Option<JobRecord> {
         for look in 0..SPINS + YIELDS {
-            if self.task.is_finished() {
-                break;
+            if let Some(record) = self.finished() {
+                return Some(record);
             }
             if look < SPINS { spin_loop() } else { yield_now() }
         }

@@ -1,4 +1,388 @@
 //! Background jobs for programs without an async runtime.
+//!
+//! A [`Job`] is a named operation with a [`Context`]: values, a deadline, and a way to be told to stop. A [`Delegator`] runs
+//! jobs on a fixed set of threads behind a bounded queue. Every job has an identity, a state and times, and ends exactly
+//! once, with an outcome that can be waited for, looked up and explained.
+//!
+//! * [Hello world](#hello-world)
+//! * [Jobs and operations](#jobs-and-operations)
+//! * [Contexts](#contexts): [values](#values), [deadlines](#deadlines), [cancellation](#cancellation),
+//!   [waiting](#waiting-inside-an-operation)
+//! * [Submitting and back-pressure](#submitting-and-back-pressure)
+//! * [Handles and records](#handles-and-records)
+//! * [Jobs inside jobs](#jobs-inside-jobs)
+//! * [Panics](#panics)
+//! * [Shutdown](#shutdown)
+//! * [Registry, retention and numbers](#registry-retention-and-numbers)
+//! * [Logging](#logging)
+//! * [Threads and cost](#threads-and-cost)
+//! * [Out of reach](#out-of-reach)
+//!
+//! # Hello world
+//!
+//! ```
+//! use workpath::{Delegator, Job};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let delegator = Delegator::builder().workers(2).build()?;
+//!     let greeting = delegator.submit(Job::new("greeting", |_| Ok(b"hello".to_vec())))?;
+//!     assert_eq!(greeting.join()?, b"hello");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Jobs and operations
+//!
+//! An operation is a function from a context to bytes or an error. It is an `Fn`, not an `FnOnce`, so that a job that was
+//! refused or handed back can be submitted again. Most are closures, given to [`Job::new`] with a name; a type of its own
+//! implements [`Operation`]. Errors come with `?` from texts and from most errors of the standard library, and any other
+//! error through [`Error::new`].
+//!
+//! What an operation shares with the rest of the program it captures. The result travels as bytes; what is not bytes goes
+//! through a channel or a lock that the operation captures.
+//!
+//! ```
+//! use crossbeam_channel::bounded;
+//! use workpath::{Delegator, Job};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let delegator = Delegator::builder().workers(2).build()?;
+//! let (sender, lengths) = bounded(1);
+//! let text = String::from("a job owns what it captures");
+//! let count = Job::new("count", move |_| {
+//!     sender.send(text.len()).map_err(workpath::Error::new)?;
+//!     Ok(Vec::new())
+//! });
+//! println!("{} is {:?}", count.id(), count.name()); // the identity is there before the job is submitted
+//! delegator.submit(count)?.join()?;
+//! assert_eq!(lengths.recv()?, 27);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Contexts
+//!
+//! Contexts form a tree, after the model of Go's `context` package. [`Context::background`] is a root; the `with_` methods
+//! derive a child and leave the parent as it is. A child is done no later than its parent. A job gets a context through
+//! [`Job::with_context`], and its operation sees it as its argument, with one difference: cancelling the job cancels what
+//! the operation sees, not what the job was given.
+//!
+//! ## Values
+//!
+//! A value of any type that is `Send + Sync` goes with a context under a text as its key. A look-up answers from the nearest
+//! ancestor that has the key; asked for another type, it answers `None`.
+//!
+//! ```
+//! use workpath::Context;
+//!
+//! let app = Context::background().with_value("locale", "en").with_value("retries", 3_u32);
+//! let request = app.with_value("locale", "fi");
+//! assert_eq!(request.value::<&str>("locale"), Some(&"fi"));
+//! assert_eq!(request.value::<u32>("retries"), Some(&3));
+//! assert_eq!(request.value::<i64>("retries"), None);
+//! ```
+//!
+//! ## Deadlines
+//!
+//! The earliest deadline counts: of the context, of the job ([`Job::with_timeout`], [`Job::with_deadline`]), or, for a job
+//! without any, the delegator's [default](Builder::default_timeout). It covers the time in the queue. A job whose deadline
+//! passes there ends as [`TimedOut`](JobState::TimedOut) and never starts, and whoever waits for it returns at the deadline,
+//! however busy the workers are.
+//!
+//! A running operation is told, and decides. If it returns the context's error, the job is `TimedOut`; if it returns its
+//! payload all the same, the job is `Completed`, and [`JobRecord::overrun`] says by how much it was late.
+//!
+//! ```
+//! use std::time::Duration;
+//! use workpath::{Delegator, Job, JobState};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let delegator = Delegator::builder().workers(1).build()?;
+//! let endless = Job::new("endless", |ctx| loop {
+//!     ctx.check()?;
+//! });
+//! let record = delegator.submit(endless.with_timeout(Duration::from_millis(10)))?.wait();
+//! assert_eq!(record.state(), JobState::TimedOut);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! ## Cancellation
+//!
+//! [`Context::with_cancel`] gives a [`Canceller`], which ends that context and everything derived from it, with a cause if
+//! there is one to give. The first cancel counts, and between a cancel and a deadline the one that came first. A handle
+//! cancels its one job. Cancelling is cooperative: nothing stops a thread that does not ask.
+//!
+//! ```
+//! use std::time::Duration;
+//! use workpath::{Context, Delegator, Job};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let delegator = Delegator::builder().workers(1).build()?;
+//! let (session, canceller) = Context::background().with_cancel();
+//! let poll = Job::new("poll", |ctx| loop {
+//!     ctx.sleep(Duration::from_secs(60))?; // returns as soon as the context is done
+//! });
+//! let poll = delegator.submit(poll.with_context(&session))?;
+//! canceller.cancel_with("the window was closed");
+//! assert_eq!(poll.join().unwrap_err().to_string(), "cancelled: the window was closed");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! ## Waiting inside an operation
+//!
+//! [`check`](Context::check) is for loops. What blocks should block together with the context: [`sleep`](Context::sleep),
+//! [`recv`](Context::recv), and [`done`](Context::done) as one arm of a [`crossbeam_channel::select!`]. For a call that only
+//! takes a timeout there is [`remaining`](Context::remaining); for one that must be interrupted from outside (close a socket,
+//! kill a child process) there is [`on_done`](Context::on_done).
+//!
+//! ```
+//! use std::time::Duration;
+//! use crossbeam_channel::{Receiver, select, unbounded};
+//! use workpath::{Context, Error};
+//!
+//! fn first_of(ctx: &Context, left: &Receiver<u32>, right: &Receiver<u32>) -> Result<u32, Error> {
+//!     select! {
+//!         recv(left) -> number => Ok(number?),
+//!         recv(right) -> number => Ok(number?),
+//!         recv(ctx.done()) -> _ => Err(ctx.check().unwrap_err()),
+//!     }
+//! }
+//!
+//! let ((_to_left, left), (to_right, right)) = (unbounded(), unbounded());
+//! let ctx = Context::background().with_timeout(Duration::from_millis(20));
+//! to_right.send(7).unwrap();
+//! assert_eq!(first_of(&ctx, &left, &right).unwrap(), 7);
+//! assert!(first_of(&ctx, &left, &right).unwrap_err().is_timeout());
+//! ```
+//!
+//! # Submitting and back-pressure
+//!
+//! The queue is bounded, by [`Builder::queue_capacity`]. When it is full, [`submit`](Delegator::submit) waits,
+//! [`try_submit`](Delegator::try_submit) says so at once, and [`submit_timeout`](Delegator::submit_timeout) and
+//! [`submit_deadline`](Delegator::submit_deadline) wait for a while. A refused job comes back inside the [`SubmitError`],
+//! with its id, and can be submitted again, here or elsewhere. A capacity of zero is a hand-off: a job is accepted only when
+//! a worker is free.
+//!
+//! A [`Submitter`] submits and cannot shut anything down: what to give to other parts of a program, jobs included.
+//!
+//! ```
+//! use workpath::{Delegator, Job, SubmitError};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let delegator = Delegator::builder().workers(1).queue_capacity(2).build()?;
+//! let mut skipped = 0;
+//! for n in 0..100 {
+//!     match delegator.try_submit(Job::new(format!("frame {n}"), |_| Ok(Vec::new()))) {
+//!         Ok(_handle) => {}
+//!         Err(SubmitError::Full(_job)) => skipped += 1,
+//!         Err(error) => return Err(error.into()),
+//!     }
+//! }
+//! assert_eq!(delegator.stats().rejected, skipped);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Handles and records
+//!
+//! A [`JobHandle`] waits ([`wait`](JobHandle::wait), with a timeout, with a deadline, not at all, or as one arm of a
+//! `select!` through [`done`](JobHandle::done)), tells the state, and cancels. Waiting gives a [`JobRecord`]: state, payload
+//! or error, the three times and the durations between them, and the worker. [`join`](JobHandle::join) gives just the result.
+//!
+//! A job is finished in a fixed order: what it captured is dropped, its record is in the registry, the numbers count it, and
+//! only then does anybody who waits hear of it.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use workpath::{Delegator, Job};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let delegator = Delegator::builder().workers(1).build()?;
+//! let numbers = Arc::new([1_u8, 2, 3]);
+//! let job = Job::new("sum", {
+//!     let numbers = Arc::clone(&numbers);
+//!     move |_| Ok(vec![numbers.iter().sum()])
+//! });
+//! let record = delegator.submit(job)?.wait();
+//! assert_eq!(record.result().ok(), Some(&[6][..]));
+//! assert_eq!(record.queue_time() + record.run_time(), record.round_trip_time());
+//! assert_eq!(Arc::strong_count(&numbers), 1);
+//! println!("{record}"); // job 0199... "sum" completed on worker 0: ran 1.2µs, round trip 8.4µs
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Jobs inside jobs
+//!
+//! An operation may submit jobs to its own delegator and wait for them, to any depth, even on one worker: to wait for a job
+//! that is still queued runs it, on the thread that waits, and to submit to a full queue runs the job instead of queueing it.
+//! The forms with a time limit run nothing; on the only worker they can only time out.
+//!
+//! Three consequences. A job must not wait for one that waits for it, nor hold a lock, over a `submit` or a `wait`, that the
+//! other job wants. Depth costs stack, as recursion does. And a wait does not end with the context of the job that waits:
+//! give the inner job that context, and what ends the outer one ends both.
+//!
+//! ```
+//! use workpath::{Delegator, Job, Submitter};
+//!
+//! fn factorial(n: u64, submitter: Submitter) -> Job {
+//!     Job::new(format!("{n}!"), move |ctx| {
+//!         if n == 0 {
+//!             return Ok(1_u64.to_le_bytes().to_vec());
+//!         }
+//!         let inner = factorial(n - 1, submitter.clone()).with_context(ctx);
+//!         let inner = submitter.submit(inner)?.join()?;
+//!         let product = n * u64::from_le_bytes(inner[..].try_into()?);
+//!         Ok(product.to_le_bytes().to_vec())
+//!     })
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let delegator = Delegator::builder().workers(1).queue_capacity(1).build()?;
+//! let result = delegator.submit(factorial(10, delegator.submitter()))?.join()?;
+//! assert_eq!(result, 3_628_800_u64.to_le_bytes());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Panics
+//!
+//! A panic in an operation ends that job as [`Panicked`](JobState::Panicked), with the message in its error, and nothing
+//! else: the worker goes on. Panics in hooks, in functions given to `on_done`, in destructors of captured values and in
+//! loggers are contained likewise, and never come out of `wait`, `cancel` or `shutdown`. The program's panic hook is called
+//! as always, so the standard library still prints its message. In a program built with `panic = "abort"` a panic ends the
+//! process.
+//!
+//! ```
+//! use workpath::{Delegator, Job, JobState};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let delegator = Delegator::builder().workers(1).build()?;
+//! let record = delegator.submit(Job::new("broken", |_| panic!("index 7 of 3")))?.wait();
+//! assert_eq!(record.state(), JobState::Panicked);
+//! assert_eq!(record.error().unwrap().to_string(), "panicked: index 7 of 3");
+//! assert!(delegator.submit(Job::new("next", |_| Ok(Vec::new())))?.join().is_ok());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Shutdown
+//!
+//! [`Shutdown::drain`] finishes what was accepted; [`Shutdown::cancel`] cancels what runs and hands back what has not
+//! started; [`within`](Shutdown::within) limits the time of either. The [`ShutdownReport`] accounts for every job, and names
+//! the workers whose operation did not return. Dropping a delegator drains it, for as long as that takes.
+//!
+//! ```
+//! use std::time::Duration;
+//! use workpath::{Delegator, Job, Shutdown};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let delegator = Delegator::builder().workers(1).build()?;
+//! for n in 0..5 {
+//!     let nap = Job::new(format!("nap {n}"), |ctx| ctx.sleep(Duration::from_secs(60)).map(|()| Vec::new()));
+//!     let _handle = delegator.submit(nap)?;
+//! }
+//! let report = delegator.shutdown(Shutdown::drain().within(Duration::from_millis(20)));
+//! assert_eq!(report.completed + report.cancelled + report.unstarted.len(), 5);
+//! for job in &report.unstarted {
+//!     println!("{} was not started", job.name());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Registry, retention and numbers
+//!
+//! The [`Registry`] keeps the records of finished jobs, by default the last 1,024. A [`Retention`] bounds it by number, age
+//! and payload bytes. A record that somebody holds stays whatever the registry does. [`Delegator::stats`] counts jobs by
+//! state, and [`Delegator::workers`] tells which job each worker is in.
+//!
+//! ```
+//! use std::time::Duration;
+//! use workpath::{Delegator, Job, Retention};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let retention = Retention::last(100).max_age(Duration::from_secs(600)).max_bytes(1 << 20);
+//! let delegator = Delegator::builder().workers(1).retain(retention).build()?;
+//! let id = delegator.submit(Job::new("work", |_| Ok(vec![1])))?.wait().id();
+//! assert_eq!(delegator.registry().get(id).unwrap().payload(), Some(&[1][..]));
+//!
+//! let stats = delegator.stats();
+//! assert_eq!((stats.submitted, stats.queued, stats.running, stats.completed), (1, 0, 0, 1));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Logging
+//!
+//! One line per finished job goes to the [`log`] crate's facade, under the target `workpath`: at `debug` for one that
+//! completed in time; at `warn` for one that failed, was cancelled, timed out or overran its deadline; at `error` for a panic.
+//! The line names worker, job, state, run time, round-trip time and error, and never shows the payload. It is written by the
+//! thread that ends the job, so a slow logger makes slow workers.
+//!
+//! ```
+//! use workpath::{Delegator, Job};
+//!
+//! struct Lines;
+//!
+//! impl log::Log for Lines {
+//!     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+//!         metadata.target() == "workpath"
+//!     }
+//!
+//!     fn log(&self, record: &log::Record<'_>) {
+//!         println!("{:5} {}", record.level(), record.args());
+//!     }
+//!
+//!     fn flush(&self) {}
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! log::set_logger(&Lines)?;
+//! log::set_max_level(log::LevelFilter::Debug);
+//! let delegator = Delegator::builder().workers(1).build()?;
+//! let _ = delegator.submit(Job::new("quiet", |_| Ok(Vec::new())))?.wait();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Threads and cost
+//!
+//! A delegator has its workers, named `workpath-0` and so on, and a thread of its own, `workpath-d`, that starts and joins
+//! them. A process has one more thread for all delegators, `workpath-timer`, from the first time that somebody listens to a
+//! deadline with `done` or `on_done`. Idle threads are blocked: they do not wake up to look.
+//!
+//! Workers that run out of work, and threads that wait for a job, poll for some microseconds before they sleep, since a
+//! sleep and a wake-up cost more than most jobs take. Times come from the monotonic clock, with one reading of the wall clock
+//! per second at the most for display; on Linux, the time that the machine is suspended does not count.
+//!
+//! ```
+//! use workpath::Delegator;
+//!
+//! # fn main() -> Result<(), workpath::BuildError> {
+//! let delegator = Delegator::builder()
+//!     .workers(2)
+//!     .thread_name("scan")
+//!     .stack_size(64 * 1024)
+//!     .on_worker_start(|index| println!("worker {index} is here"))
+//!     .build()?;
+//! let names: Vec<String> = delegator.workers().into_iter().map(|worker| worker.thread_name).collect();
+//! assert_eq!(names, ["scan-0", "scan-1"]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Out of reach
+//!
+//! No library can undo these, and this one does not try:
+//!
+//! * An operation that neither returns nor asks its context keeps its worker. A shutdown with a limit reports it as stuck.
+//! * A stack overflow, a failed allocation and a panic in the destructor of a thread-local value end the process.
+//! * A program whose `main` returns, or that calls [`std::process::exit`], ends all threads where they are. Shut down before.
+//! * After a `fork`, the child has the memory of the delegators but none of their threads: it must not use them.
+//! * Signal handlers must not call into this crate. Have a thread that receives signals cancel a context.
 
 #![forbid(unsafe_code)]
 
@@ -31,3 +415,8 @@ pub use job::{Job, Operation};
 pub use record::JobRecord;
 pub use registry::{Registry, Retention};
 pub use state::JobState;
+
+/// The programs in the README are tests, too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

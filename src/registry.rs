@@ -231,6 +231,13 @@ impl Evicted {
 
     /// Drops all of it, with care: it may hold the last reference to a user's error.
     pub(crate) fn discard(self) {
+        if self.plain.is_some() || !self.rest.is_empty() {
+            self.discard_slow();
+        }
+    }
+
+    #[cold]
+    fn discard_slow(self) {
         for task in self.plain.into_iter().chain(self.rest) {
             discard("an evicted record", task);
         }
@@ -259,7 +266,7 @@ impl Registry {
         // It may be what `wait_idle` waits for.
         let idlers = self.idlers_to_wake(&mut shelf);
         drop(shelf);
-        idlers.into_iter().for_each(|thread| thread.unpark());
+        idlers.into_iter().flatten().for_each(|thread| thread.unpark());
     }
 
     /// How many jobs were accepted, and how those that are finished ended.
@@ -308,7 +315,7 @@ impl Registry {
         if let Some(task) = waited {
             task.wake();
         }
-        idlers.into_iter().for_each(|thread| thread.unpark());
+        idlers.into_iter().flatten().for_each(|thread| thread.unpark());
         if let Some(task) = unkept {
             discard("a record that is not kept", task);
         }
@@ -316,12 +323,11 @@ impl Registry {
     }
 
     /// Those who wait for nothing to be queued or running, if that is so.
-    fn idlers_to_wake(&self, shelf: &mut Shelf) -> Vec<Thread> {
-        if !shelf.idlers.is_empty() && self.is_idle(shelf) {
-            std::mem::take(&mut shelf.idlers)
-        } else {
-            Vec::new()
+    fn idlers_to_wake(&self, shelf: &mut Shelf) -> Option<Vec<Thread>> {
+        if shelf.idlers.is_empty() || !self.is_idle(shelf) {
+            return None;
         }
+        Some(std::mem::take(&mut shelf.idlers))
     }
 
     /// Waits until every accepted job is finished; `false` if `until` comes first.

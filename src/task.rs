@@ -158,7 +158,10 @@ impl Task {
         self.wall = wall;
         self.deadline = context.deadline_tick();
         let held = self.held.get_mut();
-        discard("an evicted record", (held.take(), held.waiters.take()));
+        held.waiters = None;
+        if let Some(leftovers) = held.take() {
+            discard("an evicted record", leftovers);
+        }
         held.operation = Some(operation.into_inner());
         held.context = context;
         self.state.store(QUEUED, Ordering::Relaxed);
@@ -168,7 +171,9 @@ impl Task {
         self.started.store(Tick::NEVER.bits(), Ordering::Relaxed);
         if let Some(Outcome { result, spent, .. }) = self.outcome.take() {
             drop(spent.into_inner());
-            discard("an evicted record", result);
+            if let Err(error) = result {
+                discard("an evicted record", error);
+            }
         }
         if self.owner.as_ref().is_none_or(|own| !Weak::ptr_eq(own, owner)) {
             self.owner = Some(Weak::clone(owner));
@@ -233,6 +238,12 @@ impl Task {
 
     pub(crate) fn is_finished(&self) -> bool {
         self.state.load(Ordering::Acquire) & STATE >= COMPLETED
+    }
+
+    /// Whether it is finished and the timer left nothing.
+    pub(crate) fn is_over(&self) -> bool {
+        let state = self.state.load(Ordering::Acquire);
+        state & STATE >= COMPLETED && state & LEFTOVERS == 0
     }
 
     pub(crate) fn is_queued(&self) -> bool {

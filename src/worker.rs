@@ -168,7 +168,9 @@ impl Worker {
         // The next job starts when nothing of this one is left.
         let is_over = spent.is_some() && !is_own && !context.has_values();
         let scope = context.take_scope();
-        discard("the context of a job", context);
+        if context.has_values() {
+            discard("the context of a job", context);
+        }
 
         let Some(Running { task, scope: own }) = self.engine.slots[self.index].lock().stack.pop() else {
             return;
