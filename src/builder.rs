@@ -84,7 +84,7 @@ impl Builder {
     }
 
     /// How many jobs may wait for a worker. With zero, a job is accepted only when a worker is free to take it. The memory
-    /// for the queue, 16 bytes a place, is taken by [`build`](Builder::build).
+    /// for the queue, two words a place, is taken by [`build`](Builder::build).
     ///
     /// # Examples
     ///

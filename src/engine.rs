@@ -74,6 +74,11 @@ impl Slot {
         self.lock().stack.last().map(|running| running.task.id)
     }
 
+    /// All jobs that have not returned, from the one that the worker took from the queue to the one it is in.
+    pub(crate) fn all(&self) -> Vec<JobId> {
+        self.lock().stack.iter().map(|running| running.task.id).collect()
+    }
+
     fn scope_of(&self, task: &Arc<Task>) -> Option<Arc<Scope>> {
         let at_work = self.lock();
         let running = at_work.stack.iter().rev().find(|running| Arc::ptr_eq(&running.task, task))?;

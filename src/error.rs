@@ -34,7 +34,7 @@ pub enum ErrorKind {
 
 /// The error of an operation or a context: cheap to clone, with the original inside.
 ///
-/// An operation makes one from any error with [`Error::new`], or with `?` from the errors of the standard library, from
+/// An operation makes one from any error with [`Error::new`], or with `?` from most errors of the standard library, from
 /// texts and from `Box<dyn std::error::Error + Send + Sync>`. Contexts make the cancellation and deadline errors; an
 /// operation that returns its own context's ends as `Cancelled` or `TimedOut`, not as `Failed`.
 ///

@@ -113,8 +113,9 @@ impl JobHandle {
     /// A queued job ends at its deadline or when its context is cancelled, so this returns then, however busy the workers
     /// are. A running job decides itself how fast it stops.
     ///
-    /// Inside a job of the same delegator, a job that is still queued is run by this call, on this thread; waiting for jobs
-    /// one has submitted therefore never deadlocks. A job that waits for itself does.
+    /// Inside a job of the same delegator, a job that is still queued is run by this call, on this thread, so that workers
+    /// which all wait for queued jobs get on. Jobs that wait for each other in a circle, or one for itself, wait for ever, and
+    /// so does a caller who holds a lock that the job wants.
     ///
     /// # Examples
     ///
@@ -199,8 +200,8 @@ impl JobHandle {
 
     /// Waits as [`wait`](JobHandle::wait) does and gives the payload or the error.
     ///
-    /// The payload is moved out if nothing else refers to the job; it is copied if the registry retains the record or a
-    /// clone of the handle is about. [`JobRecord::payload`] reads it without copying.
+    /// The payload is moved out if nothing else refers to the job; it is copied if the registry retains the record, a clone
+    /// of the handle is about, or the worker has not let go of the job yet. [`JobRecord::payload`] reads it without copying.
     ///
     /// # Errors
     ///

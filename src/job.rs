@@ -126,8 +126,6 @@ pub struct Job {
     pub(crate) id: JobId,
     pub(crate) name: Cow<'static, str>,
     pub(crate) created: Tick,
-    /// The last time that the clock was read for this job.
-    pub(crate) seen: Tick,
     pub(crate) wall: WallOffset,
     pub(crate) operation: Unshared<Box<dyn Run>>,
     pub(crate) context: Context,
@@ -178,7 +176,7 @@ impl Job {
         let wall = WallOffset::current(created);
         let operation = Unshared::new(operation);
         let id = JobId::next(wall.unix_millis(created));
-        Job { id, name, created, seen: created, wall, operation, context: Context::background() }
+        Job { id, name, created, wall, operation, context: Context::background() }
     }
 
     /// Runs the job under this context: its values, its cancellation, and its deadline unless the job's is earlier.
@@ -213,8 +211,7 @@ impl Job {
     /// assert!(job.context().remaining().is_some());
     /// ```
     pub fn with_timeout(mut self, timeout: Duration) -> Job {
-        self.seen = Tick::now();
-        self.context.limit(self.seen.after(timeout));
+        self.context.limit(Tick::now().after(timeout));
         self
     }
 

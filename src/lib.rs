@@ -340,7 +340,7 @@
 //! }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! log::set_logger(&Lines)?;
+//! log::set_logger(&Lines).expect("the first logger");
 //! log::set_max_level(log::LevelFilter::Debug);
 //! let delegator = Delegator::builder().workers(1).build()?;
 //! let _ = delegator.submit(Job::new("quiet", |_| Ok(Vec::new())))?.wait();

@@ -12,7 +12,8 @@ use crate::task::{Outcome, Task};
 
 /// Everything that is known about a finished job. Cloning shares it, payload included.
 ///
-/// All times of a record come from one monotonic clock and one reading of the wall clock, so they never run backwards.
+/// All times of a record come from the monotonic clock and one reading of the wall clock, at most a second older than the
+/// job, so they never run backwards.
 ///
 /// `Display` is the line that the log announces the job with; it never shows the payload.
 ///
@@ -146,7 +147,7 @@ impl JobRecord {
         self.outcome().result.as_deref()
     }
 
-    /// When the job was made with [`Job::new`](crate::Job::new), by the wall clock.
+    /// When the [`Job`](crate::Job) was made, by the wall clock.
     ///
     /// # Examples
     ///

@@ -87,8 +87,8 @@ impl Retention {
         self
     }
 
-    /// Keeps payloads of this many bytes altogether. A payload that is larger on its own is not kept at all, and neither
-    /// is its record; its handle has both all the same.
+    /// Keeps payloads of this many bytes altogether; names and errors do not count. A payload that is larger on its own is
+    /// not kept at all, and neither is its record; its handle has both all the same.
     ///
     /// # Examples
     ///
@@ -115,7 +115,10 @@ impl Default for Retention {
     }
 }
 
-/// The records of finished jobs, newest last. Look-ups by id take constant time: the index is built by those who look.
+/// The records of finished jobs, newest last.
+///
+/// A look-up by id takes constant time, but for what it adds to the index first: the records that were filed since the last
+/// look-up. Without look-ups there is no index. Workers that finish a job wait while somebody looks.
 ///
 /// # Examples
 ///
@@ -407,7 +410,8 @@ impl Registry {
         .and_then(JobRecord::of)
     }
 
-    /// All records, in the order in which the jobs were finished.
+    /// All records, in the order in which the jobs were finished. Copies nothing but references, and no worker can finish a
+    /// job meanwhile.
     ///
     /// # Examples
     ///
@@ -492,6 +496,7 @@ impl Place {
 }
 
 impl Drop for Registry {
+    /// One by one: an error whose drop panics takes none of the others with it.
     fn drop(&mut self) {
         self.clear();
     }

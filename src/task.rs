@@ -16,7 +16,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock::{Tick, WallOffset};
-use crate::context::{Context, End, Ended, Listening, Scope};
+use crate::context::{Action, Context, End, Ended, Listening, Scope};
 use crate::error::{Cause, Error};
 use crate::id::JobId;
 use crate::job::{Job, Run};
@@ -43,7 +43,7 @@ const WAITED: u8 = 0b0001_0000;
 const LEFTOVERS: u8 = 0b0010_0000;
 
 /// How old a reading of the clock may be that is good enough for deadlines further away than this.
-pub(crate) const NEAR: Duration = Duration::from_millis(10);
+const NEAR: Duration = Duration::from_millis(10);
 
 const NO_WORKER: u32 = u32::MAX;
 
@@ -132,7 +132,7 @@ pub(crate) struct Captures {
 
 impl Task {
     pub(crate) fn new(job: Job, by_default: bool, owner: Weak<dyn Owner>) -> Task {
-        let Job { id, name, created, seen: _, wall, operation, context } = job;
+        let Job { id, name, created, wall, operation, context } = job;
         Task {
             id,
             name,
@@ -152,7 +152,7 @@ impl Task {
 
     /// Makes the cell of an evicted record the cell of this job.
     pub(crate) fn refill(&mut self, job: Job, by_default: bool, owner: &Weak<dyn Owner>) {
-        let Job { id, name, created, seen: _, wall, operation, context } = job;
+        let Job { id, name, created, wall, operation, context } = job;
         self.id = id;
         self.name = name;
         self.wall = wall;
@@ -197,7 +197,6 @@ impl Task {
             id: self.id,
             name: self.name.clone(),
             created: self.created,
-            seen: self.created,
             wall: self.wall,
             operation,
             context,
@@ -457,7 +456,7 @@ impl Task {
 
     fn listen(self: &Arc<Self>) -> Option<Listening> {
         let context = self.context();
-        let listening = context.listen(crate::context::Action::Wake(sync::current()));
+        let listening = context.listen(Action::Wake(sync::current()));
         discard("the context of a queued job", context);
         listening
     }
@@ -478,11 +477,11 @@ impl Task {
         };
         let listening = context.map(|context| {
             let task = Arc::downgrade(self);
-            let listening = context.listen_to_the_end(Box::new(move |ended| {
+            let listening = context.listen_to_the_end(Action::EndJob(Box::new(move |ended| {
                 if let Some(task) = task.upgrade() {
                     task.context_ended(ended);
                 }
-            }));
+            })));
             discard("the context of a queued job", context);
             listening
         });

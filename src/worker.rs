@@ -128,14 +128,17 @@ impl Worker {
             Claim::End(captures, end) => {
                 drop(at_work);
                 task.end_claimed(captures, end);
+                discard("a finished job", task);
             }
             Claim::Stopped(captures) => {
                 drop(at_work);
                 self.engine.hand_back(&task, captures);
+                discard("a finished job", task);
             }
             Claim::Gone(leftovers) => {
                 drop(at_work);
                 discard(format_args!("what job {} captured", task.id), leftovers);
+                discard("a finished job", task);
             }
         }
     }

@@ -17,12 +17,10 @@ use workpath::{
     Submitter, WorkerStatus,
 };
 
-fn send<T: Send>() {}
 fn send_sync<T: Send + Sync>() {}
 fn cloned<T: Clone>() {}
 fn debug<T: Debug>() {}
 fn display<T: Display>() {}
-fn std_error<T: StdError + 'static>() {}
 fn shared_error<T: StdError + Send + Sync + 'static>() {}
 fn key<T: Copy + Ord + Hash + Display + FromStr + Into<uuid::Uuid>>() {}
 fn plain<T: Copy + Eq + Debug>() {}
@@ -46,9 +44,9 @@ fn every_type_crosses_threads_as_far_as_it_should() {
     send_sync::<WorkerStatus>();
     send_sync::<Shutdown>();
     send_sync::<BuildError>();
-    send::<Job>();
-    send::<SubmitError>();
-    send::<ShutdownReport>();
+    send_sync::<Job>();
+    send_sync::<SubmitError>();
+    send_sync::<ShutdownReport>();
 }
 
 #[test]
@@ -97,7 +95,7 @@ fn every_type_prints_itself_for_debugging_and_errors_are_errors() {
     display::<BuildError>();
     shared_error::<Error>();
     shared_error::<BuildError>();
-    std_error::<SubmitError>();
+    shared_error::<SubmitError>();
 }
 
 #[test]

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use common::{
     BRIEF, Counter, DropFlag, FOREVER, Gate, PATIENCE, delegator, fired, occupy, wait_fired, watchdog, yields,
 };
-use workpath::{Context, Delegator, Error, ErrorKind, Job, JobHandle, JobRecord, JobState, Shutdown, Stats};
+use workpath::{
+    Context, Delegator, Error, ErrorKind, Job, JobHandle, JobRecord, JobState, Retention, Shutdown, Stats,
+};
 
 /// A job that counts its runs.
 fn counted(ran: &Counter) -> Job {
@@ -202,6 +204,73 @@ fn a_job_whose_deadline_passes_while_the_worker_drops_the_captures_of_another_is
         assert_never_started(&second.wait());
         assert_eq!(first.wait().state(), JobState::Completed);
     });
+}
+
+#[test]
+fn a_job_whose_deadline_passes_while_the_worker_drops_an_evicted_record_is_not_started() {
+    #[derive(Debug)]
+    struct SlowError {
+        dropped: crossbeam_channel::Sender<()>,
+        until: Instant,
+    }
+    impl std::fmt::Display for SlowError {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("slow to drop")
+        }
+    }
+    impl std::error::Error for SlowError {}
+    impl Drop for SlowError {
+        fn drop(&mut self) {
+            while Instant::now() <= self.until {
+                thread::sleep(Duration::from_millis(1));
+            }
+            let _ = self.dropped.send(());
+        }
+    }
+    watchdog(|| {
+        let delegator =
+            Delegator::builder().workers(1).retain(Retention::last(2)).build().expect("a delegator");
+        let deadline = Instant::now() + BRIEF * 5;
+        let (dropped, drops) = crossbeam_channel::unbounded();
+        let to_be_evicted = Job::new("to be evicted", move |_| {
+            Err(Error::new(SlowError { dropped: dropped.clone(), until: deadline }))
+        });
+        let failed = delegator.submit(to_be_evicted).expect("accepted").wait();
+        drop(failed);
+        let busy = occupy(&delegator);
+        let evicts = delegator.submit(Job::new("evicts", |_| Ok(Vec::new()))).expect("accepted");
+        let ran = Counter::new();
+        let late = delegator.submit(counted(&ran).with_deadline(deadline)).expect("accepted");
+        busy.release();
+        delegator.wait_idle();
+        assert_eq!(drops.try_iter().count(), 1);
+        assert_eq!(ran.get(), 0);
+        assert_never_started(&late.wait());
+        assert_eq!(evicts.wait().state(), JobState::Completed);
+    });
+}
+
+#[test]
+fn a_job_whose_deadline_passed_before_its_submission_is_ended_by_the_submission() {
+    let delegator = delegator(1);
+    let busy = occupy(&delegator);
+    let (flag, dropped) = DropFlag::new();
+    let deadline = Instant::now() + BRIEF;
+    let job = Job::new("too late", move |_| {
+        let _captured = &flag;
+        Ok(Vec::new())
+    });
+    let job = job.with_deadline(deadline);
+    while Instant::now() <= deadline {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let handle = delegator.submit(job).expect("accepted");
+    // Nobody has looked at the handle yet.
+    assert!(dropped.is_open());
+    let record = delegator.registry().get(handle.id()).expect("the registry knows it");
+    assert_never_started(&record);
+    assert_eq!((delegator.stats().timed_out, delegator.stats().queued), (1, 0));
+    drop(busy);
 }
 
 #[test]

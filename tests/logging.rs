@@ -36,6 +36,8 @@ struct Recorder {
 
 impl Log for Recorder {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
+        let spoiled = thread::current().name().is_some_and(|name| name.starts_with("cannot-log"));
+        assert!(!spoiled || thread::panicking(), "this thread cannot even ask");
         true
     }
 
@@ -107,7 +109,7 @@ fn assert_tells(line: &Line, handle: &JobHandle, rest: &[&str]) {
     assert_eq!(line.target, "workpath");
     let id = handle.id().to_string();
     let state = handle.state().to_string();
-    for part in [&*id, handle.name().as_ref(), &*state].iter().chain(rest) {
+    for part in [&*id, handle.name(), &*state].iter().chain(rest) {
         assert!(line.text.contains(part), "{part:?} is missing in {:?}", line.text);
     }
     assert_eq!(line.text.lines().count(), 1, "one line: {:?}", line.text);
@@ -179,7 +181,7 @@ fn every_other_end_is_worth_a_warning_and_a_panic_an_error() {
             let line = line_about(handle, *level);
             if *level == Level::Error {
                 // Written at once, perhaps before the job has its last state.
-                assert!(line.text.contains(&*handle.name()) && line.text.contains(text), "{line:?}");
+                assert!(line.text.contains(handle.name()) && line.text.contains(text), "{line:?}");
                 assert_eq!(line.target, "workpath");
             } else {
                 assert_tells(&line, handle, &[text]);
@@ -428,6 +430,40 @@ fn a_logger_that_panics_hurts_nobody() {
         busy.release();
         assert_eq!(closing.join().expect("a shutdown must not unwind").unstarted.len(), 1);
         assert_balanced(&delegator.stats());
+    });
+}
+
+#[test]
+fn a_logger_that_panics_when_it_is_asked_hurts_nobody() {
+    recorder();
+    watchdog(|| {
+        let delegator = Delegator::builder()
+            .workers(1)
+            .queue_capacity(16)
+            .thread_name("cannot-log")
+            .on_worker_start(|_| panic!("e-start-hook"))
+            .on_worker_stop(|_| panic!("e-stop-hook"))
+            .build()
+            .unwrap();
+        let (ctx, canceller) = Context::background().with_cancel();
+        let busy = occupy(&delegator);
+        let jobs = [
+            (yields("e-good", "bytes"), JobState::Completed),
+            (fails("e-bad", "no"), JobState::Failed),
+            (panics("e-ugly", "no"), JobState::Panicked),
+            (keeps("e-untidy", PanicOnDrop("e-untidy")), JobState::Completed),
+            (yields("e-stopped", "").with_context(&ctx), JobState::Cancelled),
+        ];
+        let submitted = jobs.map(|(job, state)| (delegator.submit(job).expect("room"), state));
+        canceller.cancel();
+        busy.release();
+        for (handle, state) in &submitted {
+            let record = handle.wait_timeout(common::PATIENCE).expect("its worker is gone");
+            assert_eq!(record.state(), *state);
+        }
+        delegator.wait_idle();
+        assert_balanced(&delegator.stats());
+        assert!(delegator.shutdown(Shutdown::drain()).stuck.is_empty());
     });
 }
 

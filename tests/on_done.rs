@@ -7,7 +7,7 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use common::{
-    BRIEF, CapturedLog, Counter, DropFlag, FOREVER, Gate, PanicOnDrop, delegator, fired, wait_fired,
+    BRIEF, CapturedLog, Counter, DropFlag, FOREVER, Gate, PanicOnDrop, delegator, fired, occupy, wait_fired,
     watchdog, yields,
 };
 use workpath::{Context, OnDone};
@@ -150,6 +150,31 @@ fn a_function_may_wait_for_threads_that_listen_to_the_same_context() {
         for thread in threads {
             thread.join().expect("woke");
         }
+    });
+}
+
+#[test]
+fn a_function_may_wait_for_a_thread_that_listens_to_a_queued_job_of_the_same_context() {
+    watchdog(|| {
+        let delegator = delegator(1);
+        let busy = occupy(&delegator);
+        let (ctx, cancel) = Context::background().with_cancel();
+        let (heard, ran) = (Gate::new(), Gate::new());
+        let (waited, opened) = (heard.clone(), ran.clone());
+        let _on_done = ctx.on_done(move || {
+            waited.wait();
+            opened.open();
+        });
+        let handle = delegator.submit(yields("queued", *b"x").with_context(&ctx)).expect("accepted");
+        let done = handle.done();
+        let listener = thread::spawn(move || {
+            wait_fired(&done);
+            heard.open();
+        });
+        cancel.cancel();
+        assert!(ran.is_open());
+        listener.join().expect("heard");
+        assert!(handle.is_finished() && !busy.handle.is_finished());
     });
 }
 

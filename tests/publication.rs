@@ -233,6 +233,41 @@ fn whoever_sees_the_end_sees_everything_that_comes_before_it() {
 }
 
 #[test]
+fn whoever_waits_for_a_job_that_the_timer_ends_sees_it_gone() {
+    watchdog(|| {
+        let delegator = sized(1, 64);
+        for round in 0..30_u64 {
+            let busy = occupy(&delegator);
+            let deadline = Instant::now() + Duration::from_micros(1_500 + round * 20);
+            let jobs: Vec<_> = (0..20)
+                .map(|_| {
+                    let (flag, dropped) = DropFlag::new();
+                    let job = keeps("late", flag).with_deadline(deadline);
+                    let handle = delegator.submit(job).expect("room");
+                    // From now on it is the timer's to end, unless somebody looks first.
+                    (handle.done(), handle, dropped)
+                })
+                .collect();
+            // Half of them are looked at while the timer is at it.
+            let (watched, left): (Vec<_>, Vec<_>) =
+                jobs.into_iter().enumerate().partition(|(n, _)| n % 2 == 0);
+            thread::sleep(deadline.saturating_duration_since(Instant::now()));
+            for (n, (_, handle, dropped)) in watched.iter().rev() {
+                LOOKS[[0, 5, 6, 7][n / 2 % 4]](handle);
+                assert!(dropped.is_open(), "it still owns something");
+            }
+            for (_, (done, handle, dropped)) in &left {
+                wait_fired(done);
+                assert_eq!(handle.wait().state(), JobState::TimedOut);
+                assert!(dropped.is_open(), "it still owns something");
+            }
+            busy.release();
+            delegator.wait_idle();
+        }
+    });
+}
+
+#[test]
 fn the_state_and_the_record_become_visible_together() {
     watchdog(|| {
         let delegator = delegator(1);

@@ -235,6 +235,10 @@ fn clearing_empties_the_registry_and_later_jobs_are_kept_again() {
     let before: Vec<_> = (0..3).map(|_| run(&delegator, 3)).collect();
     assert_eq!(ids(&delegator).len(), 3);
     delegator.registry().clear();
+    // No look-up in between: the first one after the clear has to find what came later.
+    let next = run(&delegator, 3);
+    assert!(delegator.registry().get(next.id()).is_some());
+    delegator.registry().clear();
     assert!(ids(&delegator).is_empty());
     assert!(before.iter().all(|handle| delegator.registry().get(handle.id()).is_none()));
     let after: Vec<_> = (0..3).map(|_| run(&delegator, 3)).collect();

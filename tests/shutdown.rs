@@ -518,6 +518,80 @@ fn a_later_limit_is_kept_though_the_first_shutdown_has_none() {
 }
 
 #[test]
+fn a_limit_of_a_later_shutdown_does_not_spoil_the_account_of_the_first() {
+    watchdog(|| {
+        let delegator = Arc::new(sized(1, 1));
+        let busy = occupy(&delegator);
+        let _queued = fill(&delegator, 1);
+        let drain = close(&delegator, Shutdown::drain());
+        wait_until_closed(&delegator);
+        delegator.shutdown(Shutdown::cancel().within(Duration::ZERO));
+        // Longer than any grace.
+        thread::sleep(Duration::from_millis(300));
+        let gave_up = drain.is_finished();
+        if !gave_up {
+            busy.release();
+        }
+        let report = drain.join().unwrap();
+        assert_eq!((report.stuck.len(), report.unstarted.len()), (usize::from(gave_up), 1), "{report:?}");
+        assert_eq!(covered(&report), 2, "{report:?}");
+    });
+}
+
+#[test]
+fn a_stuck_job_inside_another_leaves_no_job_out_of_the_account() {
+    watchdog(|| {
+        let delegator = sized(1, 4);
+        let (started, release) = (Gate::new(), Gate::new());
+        let parent = Job::new("parent", {
+            let (submitter, started, release) = (delegator.submitter(), started.clone(), release.clone());
+            move |_| submitter.submit(common::gated("child", &started, &release))?.join()
+        });
+        let parent = delegator.submit(parent).expect("room");
+        started.wait();
+        assert_eq!(delegator.stats().running, 2);
+        let report = delegator.shutdown(Shutdown::cancel().within(Duration::ZERO));
+        assert_eq!(covered(&report), 2, "{report:?}");
+        assert!(report.stuck.iter().any(|stuck| stuck.running.is_some()));
+        release.open();
+        assert_eq!(parent.wait().state(), JobState::Completed);
+        assert_balanced(&delegator.stats());
+    });
+}
+
+#[test]
+fn a_job_inside_another_can_shut_down_their_delegator() {
+    watchdog(|| {
+        for shutdown in [Shutdown::drain(), Shutdown::cancel(), Shutdown::drain().within(Duration::ZERO)] {
+            let delegator = Arc::new(sized(1, 4));
+            let (queued, go) = (Gate::new(), Gate::new());
+            let parent = Job::new("parent", {
+                let (delegator, queued, go) = (Arc::clone(&delegator), queued.clone(), go.clone());
+                move |_| {
+                    queued.open();
+                    go.wait();
+                    let own = Arc::clone(&delegator);
+                    let child = Job::new("child", move |_| {
+                        let report = own.shutdown(shutdown);
+                        assert!(report.stuck.is_empty(), "{report:?}");
+                        Ok(vec![covered(&report) as u8])
+                    });
+                    delegator.submit(child)?.join()
+                }
+            });
+            let handle = delegator.submit(parent).expect("room");
+            queued.wait();
+            let others = fill(&delegator, 2);
+            go.open();
+            assert_eq!(handle.join().expect("completed"), [2], "the two that were queued");
+            assert!(others.iter().all(|other| other.wait().state().is_finished()));
+            delegator.wait_idle();
+            assert_balanced(&delegator.stats());
+        }
+    });
+}
+
+#[test]
 fn the_thread_that_shuts_down_is_the_one_that_cancels() {
     watchdog(|| {
         let delegator = Arc::new(sized(1, 8));

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::{BRIEF, Counter, DropFlag, FOREVER, Gate, eventually, fired, gated, occupy, watchdog, yields};
 use pool::{Door, FORMS, Form, NOT_WAITING, WAITING, assert_balanced, fill, keeps, pause, sized};
-use workpath::{Context, Delegator, Job, JobState, Shutdown, SubmitError};
+use workpath::{Context, Delegator, Job, JobHandle, JobState, Shutdown, SubmitError};
 
 /// The instant that is as far away as the clock can tell.
 fn furthest() -> Instant {
@@ -323,6 +323,34 @@ fn all_blocked_submits_get_in_one_after_the_other() {
         }
         assert_eq!(ran.get(), 6);
         assert_eq!(delegator.stats().rejected, 0);
+    });
+}
+
+#[test]
+fn room_for_several_lets_in_several_blocked_submits() {
+    watchdog(|| {
+        for capacity in [3, 8] {
+            let delegator = sized(1, capacity);
+            let busy = occupy(&delegator);
+            let queued = fill(&delegator, capacity);
+            let release = Gate::new();
+            let blocked: Vec<_> = (0..capacity)
+                .map(|_| {
+                    let (submitter, job) = (delegator.submitter(), gated("holds on", &Gate::new(), &release));
+                    thread::spawn(move || submitter.submit(job))
+                })
+                .collect();
+            pause();
+            assert!(blocked.iter().all(|thread| !thread.is_finished()));
+            // The worker skips them all, takes the first job that comes in, and keeps at it.
+            assert!(queued.iter().all(JobHandle::cancel));
+            busy.release();
+            let handles: Vec<_> =
+                blocked.into_iter().map(|thread| thread.join().unwrap().expect("room")).collect();
+            assert!(handles.iter().all(|handle| !handle.is_finished()));
+            release.open();
+            assert!(handles.iter().all(|handle| handle.wait().state() == JobState::Completed));
+        }
     });
 }
 

@@ -28,7 +28,9 @@ pub(crate) enum Action {
         home: Weak<Scope>,
         deadline: Tick,
     },
-    Run(Box<dyn FnOnce(Ended) + Send>),
+    /// End the queued job that has this context.
+    EndJob(Box<dyn FnOnce(Ended) + Send>),
+    Run(Box<dyn FnOnce() + Send>),
 }
 
 /// An action, and the places where it is registered.
@@ -48,11 +50,11 @@ impl Listener {
         self.number
     }
 
-    /// Does the actions that were not done or withdrawn before: first all that wake somebody, then the functions, so that
-    /// a function finds everybody else told.
+    /// Does the actions that were not done or withdrawn before: first all that wake somebody, then those that end jobs, then
+    /// the functions, so that a function finds everybody else told.
     pub(super) fn fire(listeners: impl IntoIterator<Item = Arc<Listener>>, ended: Ended) {
         let actions = listeners.into_iter().filter_map(|listener| listener.withdraw());
-        let mut functions = Vec::new();
+        let (mut jobs, mut functions) = (Vec::new(), Vec::new());
         for action in actions {
             match action {
                 Action::Wake(thread) => thread.unpark(),
@@ -62,11 +64,13 @@ impl Listener {
                     }
                     drop(sender);
                 }
+                Action::EndJob(function) => jobs.push(function),
                 Action::Run(function) => functions.push(function),
             }
         }
+        jobs.into_iter().for_each(|function| function(ended));
         for function in functions {
-            if let Err(panic) = panics::contain(|| function(ended)) {
+            if let Err(panic) = panics::contain(function) {
                 panics::log(log::Level::Error, format_args!("panic in a function given to on_done: {panic}"));
             }
         }

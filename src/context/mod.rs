@@ -30,8 +30,10 @@ use crate::sync::{self, Arc, OnceLock, Weak};
 /// A context costs next to nothing until somebody listens to it: deriving takes no lock and starts no thread, a deadline is
 /// eight bytes, [`check`](Context::check) is a walk up the cancellable ancestors and, with a deadline, one look at the clock.
 /// Only [`done`](Context::done), [`on_done`](Context::on_done), [`sleep`](Context::sleep) and [`recv`](Context::recv) register
-/// with those ancestors. The first `done` or `on_done` on a context with a deadline starts the process's timer thread,
-/// `workpath-timer`.
+/// with those ancestors. The first `done` or `on_done` on a context with a deadline, or
+/// [`JobHandle::done`](crate::JobHandle::done) of a queued job with one, starts the process's timer thread, `workpath-timer`.
+///
+/// Deadlines are kept by the monotonic clock; on Linux, the time that the machine is suspended does not count.
 ///
 /// Not to be confused with [`std::task::Context`]; the model is Go's `context`.
 ///
@@ -494,7 +496,7 @@ impl Context {
     /// assert!(closed.load(Ordering::Relaxed));
     /// ```
     pub fn on_done(&self, function: impl FnOnce() + Send + 'static) -> OnDone {
-        OnDone { listening: Some(self.listen_to_the_end(Box::new(move |_| function()))) }
+        OnDone { listening: Some(self.listen_to_the_end(Action::Run(Box::new(function)))) }
     }
 
     /// Listens for a cancel. The caller looks after the deadline itself.
@@ -503,8 +505,8 @@ impl Context {
     }
 
     /// Listens for a cancel and, through the timer, for the deadline.
-    pub(crate) fn listen_to_the_end(&self, function: Box<dyn FnOnce(Ended) + Send>) -> Listening {
-        Listening::start(self.scope.as_ref(), self.deadline, Action::Run(function))
+    pub(crate) fn listen_to_the_end(&self, action: Action) -> Listening {
+        Listening::start(self.scope.as_ref(), self.deadline, action)
     }
 }
 
@@ -557,8 +559,8 @@ impl Canceller {
     /// Cancels without a cause.
     ///
     /// When it returns, the context and everything derived from it is done, and what they had registered with
-    /// [`on_done`](Context::on_done) has run on this thread. Does nothing to a context that was cancelled before. Costs what
-    /// listens, not what exists.
+    /// [`on_done`](Context::on_done) has run on this thread. On a context that was cancelled before, it does nothing, and does
+    /// not wait for functions that still run on the other thread. Costs what listens, not what exists.
     ///
     /// # Examples
     ///

@@ -29,8 +29,9 @@ use crate::worker;
 /// A delegator is a thread of its own that owns a bounded queue and its workers. Share it by reference or in an
 /// [`Arc`](std::sync::Arc), or hand out [`Submitter`]s, which keep nothing alive that has to end.
 ///
-/// Dropping it drains: it refuses new jobs and waits until everything accepted is finished. Dropped from inside one of its
-/// own jobs, it does not wait. [`shutdown`](Delegator::shutdown) can do less, or in limited time, and gives an account.
+/// Dropping it drains: it refuses new jobs and waits until everything accepted is finished, however long that takes. Dropped
+/// from inside one of its own jobs, it does not wait. [`shutdown`](Delegator::shutdown) can do less, or in limited time, and
+/// gives an account.
 /// A program whose `main` returns ends all threads; shut down before.
 ///
 /// # Examples
@@ -62,7 +63,8 @@ impl Delegator {
     /// handle has ended), or the delegator is shut down.
     ///
     /// A job whose context is done already is accepted and ends at once, also when the queue is full. Inside a job of the
-    /// same delegator, a full queue makes this run the job, on this thread, before it returns.
+    /// same delegator, a full queue makes this run the job, on this thread, before it returns: so the job must not wait for
+    /// the one that submits it, nor for a lock that this one holds.
     ///
     /// # Errors
     ///
@@ -275,8 +277,8 @@ impl Delegator {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn shutdown(&self, how: Shutdown) -> ShutdownReport {
-        let report = shutdown::shutdown(&self.engine, &self.closing, how);
-        if !worker::is_on(&self.engine) {
+        let (report, ended) = shutdown::shutdown(&self.engine, &self.closing, how);
+        if ended && !worker::is_on(&self.engine) {
             let thread = self.thread.lock().take();
             if let Some(thread) = thread {
                 // It has nothing left to do but to return.
@@ -307,7 +309,8 @@ impl fmt::Debug for Delegator {
 impl std::panic::UnwindSafe for Delegator {}
 impl std::panic::RefUnwindSafe for Delegator {}
 
-/// Submits jobs to a [`Delegator`], for as long as that accepts them. Cheap to clone; keeps no thread alive.
+/// Submits jobs to a [`Delegator`], for as long as that accepts them. Cheap to clone. It keeps no thread alive, only the
+/// memory of the queue and of the registry.
 ///
 /// # Examples
 ///

@@ -7,6 +7,7 @@ use crate::clock::Tick;
 use crate::directive::Directive;
 use crate::engine::{Engine, ShutDown};
 use crate::job::Job;
+use crate::panics::discard;
 use crate::queue::Phase;
 use crate::registry::Counts;
 use crate::sync::{self, Arc, Mutex, Thread};
@@ -119,7 +120,8 @@ pub struct ShutdownReport {
     /// Jobs that were still queued: their handles say cancelled, and here they are, with their ids, to be submitted to
     /// another delegator.
     pub unstarted: Vec<Job>,
-    /// Workers whose operation did not return in time, each with the job it is in.
+    /// Jobs whose operation did not return in time, each with the worker it keeps. A worker that is in a job inside another
+    /// is here with both.
     pub stuck: Vec<WorkerStatus>,
 }
 
@@ -230,26 +232,29 @@ struct Start {
     worker: Option<usize>,
 }
 
-pub(super) fn shutdown(engine: &Arc<Engine>, closing: &Closing, how: Shutdown) -> ShutdownReport {
+/// The report, and whether the delegator thread has ended or is about to.
+pub(super) fn shutdown(engine: &Arc<Engine>, closing: &Closing, how: Shutdown) -> (ShutdownReport, bool) {
     let limit = Tick::now().after(how.within);
     let first = closing.begin();
     let start = Start { counts: engine.registry.accounts().1, worker: worker::index_on(engine) };
     let entered = closing.enter(start.worker);
-    let stuck = finish(engine, closing, &start, how.cancel, limit);
+    let finished = finish(engine, closing, &start, first, how.cancel, limit);
     if entered {
         closing.leave(start.worker);
     }
-    if first { report(engine, &start, stuck) } else { ShutdownReport::default() }
+    let report = if first { report(engine, &start, finished) } else { ShutdownReport::default() };
+    (report, finished || first)
 }
 
-/// Sees the workers off, and says which of them are stuck.
+/// Sees the workers off. `false` if some are stuck.
 fn finish(
     engine: &Arc<Engine>,
     closing: &Closing,
     start: &Start,
+    first: bool,
     cancel: bool,
     limit: Tick,
-) -> Vec<WorkerStatus> {
+) -> bool {
     let workers = engine.slots.len();
     let is_worker = start.worker.is_some();
     close(engine, if cancel { Phase::Stopped } else { Phase::Draining });
@@ -265,13 +270,15 @@ fn finish(
         stop(engine);
     }
     if stopped || closing.wait(workers, is_worker, Tick::now().after(GRACE)) {
-        return Vec::new();
+        return true;
     }
-    closing.detach();
-    // A delegator thread that has ended has nothing to leave.
-    let _ = engine.admin.send(Directive::Detach);
-    let busy = stats::workers(engine).into_iter().filter(|worker| worker.running.is_some());
-    busy.filter(|worker| Some(worker.index) != start.worker).collect()
+    if first {
+        // A later call gives up for itself alone: the account of the first is not complete yet.
+        closing.detach();
+        // A delegator thread that has ended has nothing to leave.
+        let _ = engine.admin.send(Directive::Detach);
+    }
+    false
 }
 
 fn close(engine: &Engine, phase: Phase) {
@@ -288,16 +295,40 @@ fn stop(engine: &Engine) {
         if let Some(captures) = task.withdraw() {
             engine.hand_back(&task, captures);
         }
+        discard("a finished job", task);
     }
     engine.scope.cancel(Some(Arc::new(ShutDown)));
 }
 
-fn report(engine: &Engine, start: &Start, stuck: Vec<WorkerStatus>) -> ShutdownReport {
-    if stuck.is_empty() && start.worker.is_none() {
-        // Another thread may be about to finish what it has cancelled.
-        engine.registry.wait_idle(Tick::now().after(GRACE));
+/// The jobs that have not returned, other than those of the worker that is asking.
+fn stuck(engine: &Engine, start: &Start) -> Vec<WorkerStatus> {
+    let slots = engine.slots.iter().enumerate().filter(|(index, _)| Some(*index) != start.worker);
+    slots
+        .flat_map(|(index, slot)| {
+            slot.all().into_iter().map(move |job| stats::status(index, slot, Some(job)))
+        })
+        .collect()
+}
+
+/// The accounts and the stuck jobs at one moment, at which no job is between the two.
+fn settle(engine: &Engine, start: &Start) -> (Counts, Vec<WorkerStatus>) {
+    let give_up = Tick::now().after(GRACE);
+    loop {
+        let stuck = stuck(engine, start);
+        let (accepted, counts) = engine.registry.accounts();
+        let in_hand = accepted.saturating_sub(counts.finished()) == engine.running() as u64;
+        if (in_hand && stuck == self::stuck(engine, start)) || give_up <= Tick::now() {
+            return (counts, stuck);
+        }
+        sync::yield_now();
     }
-    let (before, after) = (start.counts, engine.registry.accounts().1);
+}
+
+fn report(engine: &Engine, start: &Start, finished: bool) -> ShutdownReport {
+    // Another thread may be about to finish what it has cancelled.
+    let (after, stuck) = settle(engine, start);
+    let stuck = if finished { Vec::new() } else { stuck };
+    let before = start.counts;
     let unstarted = std::mem::take(&mut *engine.unstarted.lock());
     let since = |after: u64, before: u64| usize::try_from(after.saturating_sub(before)).unwrap_or(usize::MAX);
     ShutdownReport {

@@ -1,6 +1,6 @@
 //! A look at a delegator from outside.
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Slot};
 use crate::id::JobId;
 use crate::sync::Ordering;
 
@@ -87,11 +87,9 @@ pub(super) fn stats(engine: &Engine) -> Stats {
 
 pub(super) fn workers(engine: &Engine) -> Vec<WorkerStatus> {
     let slots = engine.slots.iter().enumerate();
-    slots
-        .map(|(index, slot)| WorkerStatus {
-            index,
-            thread_name: slot.thread_name.clone(),
-            running: slot.current(),
-        })
-        .collect()
+    slots.map(|(index, slot)| status(index, slot, slot.current())).collect()
+}
+
+pub(super) fn status(index: usize, slot: &Slot, running: Option<JobId>) -> WorkerStatus {
+    WorkerStatus { index, thread_name: slot.thread_name.clone(), running }
 }

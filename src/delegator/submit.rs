@@ -12,7 +12,7 @@ use crate::job::Job;
 use crate::panics::discard;
 use crate::queue::{Parker, Phase};
 use crate::sync::{self, Arc, Ordering, spin_loop};
-use crate::task::{NEAR, Task};
+use crate::task::Task;
 use crate::worker;
 
 /// How long a submitter waits for room for several before it asks for any.
@@ -146,12 +146,9 @@ fn accept(engine: &Arc<Engine>, mut job: Job, no_room: NoRoom) -> Result<JobHand
     let mut by_default = false;
     if let (Some(timeout), Tick::NEVER) = (engine.default_timeout, job.context.deadline_tick()) {
         by_default = true;
-        job.seen = Tick::now();
-        job.context.limit(job.seen.after(timeout));
+        job.context.limit(Tick::now().after(timeout));
     }
-    // A deadline that was far away a moment ago is not looked at again here: whoever looks at the job does.
-    let near = job.context.deadline_tick() <= job.seen.after(NEAR);
-    let end = if near || job.context.is_done_at(job.seen) { job.context.end() } else { None };
+    let end = job.context.end();
     let task = engine.admit(job, by_default);
     if let Some(end) = end {
         return Ok(end_at_once(engine, task, end));
