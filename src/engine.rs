@@ -12,7 +12,7 @@ use crate::job::Job;
 use crate::panics::discard;
 use crate::queue::Queue;
 use crate::registry::{Evicted, Registry};
-use crate::sync::{Arc, AtomicU64, Mutex, MutexGuard, Padded, Weak};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, Padded, Weak};
 use crate::task::{Captures, Owner, Task};
 
 /// How many cells travel from a worker to a submitter at a time.
@@ -193,8 +193,11 @@ impl std::error::Error for ShutDown {}
 /// submitter, job, record, worker. The worker does not touch them; the submitter, which dropped the handle, still has the
 /// line with the counts in its cache.
 struct Cells {
-    sender: Sender<Vec<Arc<Task>>>,
-    receiver: crossbeam_channel::Receiver<Vec<Arc<Task>>>,
+    /// At most `max` of them.
+    batches: Mutex<Vec<Vec<Arc<Task>>>>,
+    max: usize,
+    /// Whether there are none, as far as can be told without the lock.
+    empty: AtomicBool,
 }
 
 thread_local! {
@@ -204,15 +207,18 @@ thread_local! {
 
 impl Cells {
     fn new(cells: usize) -> Cells {
-        let (sender, receiver) = crossbeam_channel::bounded(cells.div_ceil(BATCH));
-        Cells { sender, receiver }
+        Cells { batches: Mutex::default(), max: cells.div_ceil(BATCH), empty: AtomicBool::new(true) }
     }
 
     fn take(&self) -> Option<Arc<Task>> {
         let from_stash = STASH.try_with(|stash| {
             let mut stash = stash.try_borrow_mut().ok()?;
-            if stash.is_empty() && !self.receiver.is_empty() {
-                *stash = self.receiver.try_recv().ok()?;
+            if stash.is_empty() && !self.empty.load(Ordering::Relaxed) {
+                let mut batches = self.batches.lock();
+                let batch = batches.pop();
+                self.empty.store(batches.is_empty(), Ordering::Relaxed);
+                drop(batches);
+                *stash = batch?;
             }
             stash.pop()
         });
@@ -220,15 +226,17 @@ impl Cells {
     }
 
     fn put(&self, cell: Arc<Task>, batch: &RefCell<Vec<Arc<Task>>>) {
-        let Ok(mut batch) = batch.try_borrow_mut() else {
-            return;
-        };
+        let Ok(mut batch) = batch.try_borrow_mut() else { return };
         batch.push(cell);
-        if batch.len() >= BATCH {
-            let full = std::mem::replace(&mut *batch, Vec::with_capacity(BATCH));
-            drop(batch);
-            // Plain records hold nothing whose drop runs user code, so they can be dropped anywhere.
-            drop(self.sender.try_send(full));
+        if batch.len() < BATCH {
+            return;
+        }
+        let full = std::mem::replace(&mut *batch, Vec::with_capacity(BATCH));
+        drop(batch);
+        let mut batches = self.batches.lock();
+        if batches.len() < self.max {
+            batches.push(full);
+            self.empty.store(false, Ordering::Relaxed);
         }
     }
 }

@@ -186,6 +186,7 @@ fn recv_that_was_woken_by_a_message_hands_it_over_though_the_context_ends_right_
         for round in 0..20 {
             let (send, receive) = bounded(1);
             let (ctx, cancel) = Context::background().with_cancel();
+            let ctx = if round % 2 == 0 { ctx } else { ctx.with_timeout(FOREVER) };
             let left = receive.clone();
             let received = interrupted(
                 move || ctx.recv(&receive),

@@ -126,6 +126,22 @@ fn done_fires_at_a_deadline_that_nobody_polls_and_not_before() {
 }
 
 #[test]
+fn whoever_sees_the_deadline_pass_also_sees_done_fired() {
+    for _ in 0..5 {
+        let ctx = Context::background().with_timeout(Duration::from_millis(2));
+        let child = ctx.with_cancel().0;
+        // Listened to from before, so that there is a receiver to fire.
+        let early = [ctx.done(), child.done()];
+        while !ctx.is_done() {
+            thread::yield_now();
+        }
+        assert!(fired(&ctx.done()));
+        assert!(fired(&child.done()));
+        early.iter().for_each(wait_fired);
+    }
+}
+
+#[test]
 fn deadlines_that_were_registered_latest_first_all_fire_in_time() {
     watchdog(|| {
         let far = Context::background().with_timeout(FOREVER);

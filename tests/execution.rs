@@ -4,6 +4,7 @@ mod common;
 #[path = "common/pool.rs"]
 mod pool;
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
@@ -11,7 +12,9 @@ use std::thread::{self, ThreadId};
 
 use common::{Counter, Gate, delegator, eventually, gated, occupy, watchdog, yields};
 use pool::{Door, FORMS, assert_threads_gone, counts, own_name, pause, sized, threads_named};
-use workpath::{Context, Delegator, Error, Job, JobState, Operation, Shutdown, SubmitError, Submitter};
+use workpath::{
+    Context, Delegator, Error, Job, JobHandle, JobState, Operation, Shutdown, SubmitError, Submitter,
+};
 
 /// A list that jobs and hooks write to.
 type Notes<T> = Arc<Mutex<Vec<T>>>;
@@ -460,6 +463,57 @@ fn work_that_comes_after_a_long_silence_is_taken_up() {
                 .collect();
             assert!(handles.iter().all(|handle| handle.wait().state() == JobState::Completed));
         }
+    });
+}
+
+#[test]
+fn a_thread_local_may_use_the_crate_while_its_thread_ends() {
+    /// What a thread does last. A panic in here would end the process.
+    struct Farewell {
+        submitter: Submitter,
+        earlier: JobHandle,
+        said: Counter,
+    }
+
+    impl Drop for Farewell {
+        fn drop(&mut self) {
+            if let Ok(handle) = self.submitter.submit(yields("farewell", "")) {
+                assert_eq!(handle.wait().state(), JobState::Completed);
+            }
+            assert_eq!(self.earlier.wait().state(), JobState::Completed);
+            let _seen = (self.earlier.done(), self.earlier.cancel(), format!("{:?}", self.submitter));
+            let (ctx, canceller) = Context::background().with_cancel();
+            let _registered = ctx.on_done(|| {});
+            canceller.cancel();
+            assert!(ctx.sleep(common::FOREVER).is_err());
+            self.said.add();
+        }
+    }
+
+    thread_local! {
+        static LAST: RefCell<Option<Farewell>> = const { RefCell::new(None) };
+    }
+
+    watchdog(|| {
+        let delegator = delegator(1);
+        let said = Counter::new();
+        let earlier = delegator.submit(yields("earlier", "")).expect("room");
+        let leave = {
+            let (submitter, said) = (delegator.submitter(), said.clone());
+            move || {
+                let (submitter, earlier, said) = (submitter.clone(), earlier.clone(), said.clone());
+                LAST.set(Some(Farewell { submitter, earlier, said }));
+            }
+        };
+        thread::spawn(leave.clone()).join().unwrap();
+        said.wait_for(1);
+        let job = Job::new("leaves", move |_| {
+            leave();
+            Ok(Vec::new())
+        });
+        assert_eq!(delegator.submit(job).expect("room").wait().state(), JobState::Completed);
+        drop(delegator);
+        said.wait_for(2);
     });
 }
 

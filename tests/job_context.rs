@@ -5,8 +5,11 @@ mod common;
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Instant;
 
-use common::{Counter, DropFlag, FOREVER, Gate, delegator, fired, occupy, wait_fired, watchdog, yields};
+use common::{
+    BRIEF, Counter, DropFlag, FOREVER, Gate, delegator, fired, occupy, wait_fired, watchdog, yields,
+};
 use workpath::{Context, Delegator, Error, Job, JobHandle, JobRecord, JobState};
 
 fn cause(record: &JobRecord) -> Option<String> {
@@ -212,30 +215,78 @@ fn a_job_that_shows_itself_as_running_can_be_cancelled_from_its_first_moment() {
 }
 
 #[test]
+fn each_kind_of_wait_alone_wakes_when_the_context_of_its_queued_job_is_cancelled() {
+    type Wait = fn(&JobHandle) -> Option<JobRecord>;
+    let waits: [Wait; 4] = [
+        |handle| Some(handle.wait()),
+        |handle| handle.wait_timeout(FOREVER),
+        |handle| handle.wait_deadline(Instant::now() + FOREVER),
+        |handle| {
+            wait_fired(&handle.done());
+            handle.try_wait()
+        },
+    ];
+    for wait in waits {
+        watchdog(move || {
+            let delegator = delegator(1);
+            let busy = occupy(&delegator);
+            let (ctx, canceller) = Context::background().with_cancel();
+            let below = ctx.with_cancel().0.with_value("key", 1_u8);
+            let handle = delegator.submit(yields("queued", *b"x").with_context(&below)).expect("accepted");
+            let waiting = Gate::new();
+            let opened = waiting.clone();
+            let waiter = thread::spawn(move || {
+                opened.open();
+                wait(&handle)
+            });
+            waiting.wait();
+            thread::sleep(BRIEF);
+            canceller.cancel_with("closing");
+            let record = waiter.join().expect("woke").expect("finished");
+            assert_eq!(cause(&record).as_deref(), Some("closing"));
+            assert!(!busy.handle.is_finished(), "nobody had to wait for the worker");
+        });
+    }
+}
+
+/// Runs a job that hands its context out, and returns it when the job has finished.
+fn context_of_a_finished_job(delegator: &Delegator, given: Option<&Context>) -> (Context, JobHandle) {
+    let (give, take) = crossbeam_channel::unbounded();
+    let job = Job::new("leaks its context", move |ctx| {
+        give.send(ctx.clone()).map_err(|_| "nobody listens")?;
+        Ok(Vec::new())
+    });
+    let job = match given {
+        Some(ctx) => job.with_context(ctx),
+        None => job,
+    };
+    let handle = delegator.submit(job).expect("accepted");
+    assert_eq!(handle.wait().state(), JobState::Completed);
+    (take.recv().expect("the context"), handle)
+}
+
+/// Runs a job on the same worker and cancels it.
+fn cancel_the_next(delegator: &Delegator) {
+    let started = Gate::new();
+    let next = delegator.submit(until_done(&started, obey)).expect("accepted");
+    started.wait();
+    assert!(next.cancel_with("only the next"));
+    assert_eq!(next.wait().state(), JobState::Cancelled);
+}
+
+#[test]
 fn what_a_job_kept_of_its_context_is_not_touched_by_the_next_job_of_its_worker() {
     watchdog(|| {
         let delegator = delegator(1);
         let (root, cancel_root) = Context::background().with_value("key", 7_u8).with_cancel();
-        let (give, take) = crossbeam_channel::unbounded();
-        let first = Job::new("leaks its context", move |ctx| {
-            give.send(ctx.clone()).map_err(|_| "nobody listens")?;
-            Ok(Vec::new())
-        });
-        let first = delegator.submit(first.with_context(&root)).expect("accepted");
-        let kept = take.recv().expect("the context");
-        assert_eq!(first.wait().state(), JobState::Completed);
+        let (kept, first) = context_of_a_finished_job(&delegator, Some(&root));
         let done = kept.done();
         let runs = Counter::new();
         let counted = runs.clone();
         let _on_done = kept.on_done(move || {
             counted.add();
         });
-
-        let started = Gate::new();
-        let second = delegator.submit(until_done(&started, obey)).expect("accepted");
-        started.wait();
-        assert!(second.cancel_with("only the second"));
-        assert_eq!(second.wait().state(), JobState::Cancelled);
+        cancel_the_next(&delegator);
         assert!(!first.cancel());
         assert!(!kept.is_done() && !fired(&done));
         assert_eq!(runs.get(), 0);
@@ -244,6 +295,22 @@ fn what_a_job_kept_of_its_context_is_not_touched_by_the_next_job_of_its_worker()
         cancel_root.cancel_with("from above");
         assert!(kept.is_done() && fired(&done));
         assert_eq!(runs.get(), 1);
+    });
+}
+
+#[test]
+fn what_a_job_without_a_context_kept_of_its_own_is_not_touched_either() {
+    watchdog(|| {
+        let delegator = delegator(1);
+        let (kept, first) = context_of_a_finished_job(&delegator, None);
+        cancel_the_next(&delegator);
+        assert!(!first.cancel());
+        assert!(!kept.is_done() && !fired(&kept.done()));
+        let (child, canceller) = kept.with_cancel();
+        cancel_the_next(&delegator);
+        assert!(!child.is_done());
+        canceller.cancel();
+        assert!(child.is_done() && !kept.is_done());
     });
 }
 

@@ -5,7 +5,7 @@ mod common;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use common::{BRIEF, FOREVER, Gate, delegator, fails, occupy, panics, watchdog, yields};
+use common::{BRIEF, FOREVER, delegator, fails, occupy, panics, watchdog, yields};
 use workpath::{Context, Delegator, Error, ErrorKind, Job, JobHandle, JobState};
 
 /// One finished job of every kind, in the order of `STATES`.
@@ -200,36 +200,46 @@ fn the_run_time_covers_the_operation_and_nothing_before_it() {
     });
 }
 
+/// Takes its time to be dropped, and tells when it was.
+struct SlowDrop {
+    dropped: crossbeam_channel::Sender<Instant>,
+}
+
+impl Drop for SlowDrop {
+    fn drop(&mut self) {
+        thread::sleep(BRIEF);
+        let _ = self.dropped.send(Instant::now());
+    }
+}
+
 #[test]
 fn a_job_waits_in_the_queue_until_its_worker_has_dropped_what_the_one_before_captured() {
-    struct SlowDrop {
-        dropped: crossbeam_channel::Sender<Instant>,
-    }
-    impl Drop for SlowDrop {
-        fn drop(&mut self) {
-            thread::sleep(BRIEF);
-            let _ = self.dropped.send(Instant::now());
-        }
-    }
-    watchdog(|| {
-        let delegator = delegator(1);
-        let (dropped, ends) = crossbeam_channel::unbounded();
-        let (started, release) = (Gate::new(), Gate::new());
-        let (opened, waited) = (started.clone(), release.clone());
-        let slow = SlowDrop { dropped };
-        let _first = delegator.submit(Job::new("slow to drop", move |_| {
+    let captures = |slow: SlowDrop| {
+        Job::new("captures", move |_| {
             let _captured = &slow;
-            opened.open();
-            waited.wait();
             Ok(Vec::new())
-        }));
-        started.wait();
-        let second = delegator.submit(yields("second", *b"x")).expect("accepted");
-        let created = Instant::now();
-        release.open();
-        let free = ends.recv().expect("the drop");
-        assert!(second.wait().queue_time() >= free - created, "it cannot have started before");
-    });
+        })
+    };
+    // An operation that captures nothing, and a context with nothing but the value.
+    let has_value = |slow| {
+        Job::new("has a value", |_| Ok(Vec::new()))
+            .with_context(&Context::background().with_value("slow", slow))
+    };
+    for before in [captures as fn(SlowDrop) -> Job, has_value] {
+        watchdog(move || {
+            let delegator = delegator(1);
+            let busy = occupy(&delegator);
+            let (dropped, ends) = crossbeam_channel::unbounded();
+            let before = delegator.submit(before(SlowDrop { dropped })).expect("accepted");
+            let job = yields("after", *b"x");
+            let created = Instant::now();
+            let after = delegator.submit(job).expect("accepted");
+            busy.release();
+            let free = ends.recv().expect("the drop");
+            assert!(after.wait().queue_time() >= free - created, "it cannot have started before");
+            assert_eq!(before.wait().state(), JobState::Completed);
+        });
+    }
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! The delegator thread: creates the queue, starts the workers, and sees them off.
 
+use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, bounded, unbounded};
 
 use super::shutdown::Closing;
 use crate::directive::Directive;
@@ -13,7 +14,7 @@ use crate::engine::Engine;
 use crate::panics::discard;
 use crate::queue::Queue;
 use crate::registry::{Registry, Retention};
-use crate::sync::{Arc, Weak};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Weak};
 use crate::worker::{self, Hook};
 
 /// As many emptied cells wait for submitters as jobs fit in the queue, up to this number.
@@ -40,20 +41,30 @@ pub(super) struct Started {
 /// Starts the delegator thread and waits until all workers are started. On failure no thread is left.
 pub(super) fn start(plan: Plan) -> Result<(Started, JoinHandle<()>), (String, io::Error)> {
     let name = format!("{}-d", plan.thread_name);
-    let (report, started) = bounded(1);
-    let thread = spawn(Builder::new().name(name.clone()), move || run(plan, &report))
-        .map_err(|error| (name, error))?;
-    match started.recv() {
-        Ok(Ok(started)) => Ok((started, thread)),
-        Ok(Err(error)) => {
+    let report = Arc::new(Mutex::new(None));
+    let (reported, wait) = bounded::<Infallible>(0);
+    let to_fill = Arc::clone(&report);
+    let body = move || {
+        run(plan, |outcome| {
+            *to_fill.lock() = Some(outcome);
+            drop(reported);
+        })
+    };
+    let thread = spawn(Builder::new().name(name.clone()), body).map_err(|error| (name, error))?;
+    // Nothing comes but the end of the sender.
+    let _ = wait.recv();
+    let outcome = report.lock().take();
+    match outcome {
+        Some(Ok(started)) => Ok((started, thread)),
+        Some(Err(error)) => {
             join(thread);
             Err(error)
         }
-        Err(_) => unreachable!("the delegator thread reports before it ends"),
+        None => unreachable!("the delegator thread reports before it ends"),
     }
 }
 
-fn run(mut plan: Plan, report: &Sender<Result<Started, (String, io::Error)>>) {
+fn run(mut plan: Plan, report: impl FnOnce(Result<Started, (String, io::Error)>)) {
     let (admin, directives) = unbounded();
     let names = (0..plan.workers).map(|index| format!("{}-{index}", plan.thread_name));
     let engine = Engine::new(
@@ -69,14 +80,14 @@ fn run(mut plan: Plan, report: &Sender<Result<Started, (String, io::Error)>>) {
     let threads = match started {
         Ok(threads) => threads,
         Err(error) => {
-            let _ = report.send(Err(error));
+            report(Err(error));
             return;
         }
     };
     let closing = Arc::new(Closing::default());
     // From here on this thread keeps nothing alive that holds values of the user's, since the last to let go drops them.
     let weak = Arc::downgrade(&engine);
-    let _ = report.send(Ok(Started { engine, closing: Arc::clone(&closing) }));
+    report(Ok(Started { engine, closing: Arc::clone(&closing) }));
     serve(&directives, &weak, &closing, threads);
 }
 
@@ -85,7 +96,8 @@ fn start_workers(
     plan: &mut Plan,
     engine: &Arc<Engine>,
 ) -> Result<Vec<Option<JoinHandle<()>>>, (String, io::Error)> {
-    let (open, gate) = bounded::<()>(plan.workers);
+    let all_started = Arc::new(AtomicBool::new(false));
+    let (gatekeeper, gate) = bounded::<Infallible>(0);
     let mut threads = Vec::with_capacity(plan.workers);
     for (index, slot) in engine.slots.iter().enumerate() {
         let mut builder = Builder::new().name(slot.thread_name.clone());
@@ -93,13 +105,15 @@ fn start_workers(
             builder = builder.stack_size(bytes);
         }
         let engine = Arc::clone(engine);
-        let gate = gate.clone();
+        let (gate, all_started) = (gate.clone(), Arc::clone(&all_started));
         // The last worker gets the hooks themselves, so that they are dropped on a worker's thread.
         let is_last = index + 1 == plan.workers;
         let hook = |hook: &mut Option<Hook>| if is_last { hook.take() } else { hook.clone() };
         let hooks = (hook(&mut plan.on_worker_start), hook(&mut plan.on_worker_stop));
         let spawned = spawn(builder, move || {
-            if gate.recv().is_ok() {
+            // Nothing comes but the end of the gatekeeper.
+            let _ = gate.recv();
+            if all_started.load(Ordering::Acquire) {
                 let admin = engine.admin.clone();
                 worker::run(engine, index, hooks.0, hooks.1);
                 // Fails if nobody waits for this worker any more.
@@ -111,15 +125,14 @@ fn start_workers(
         match spawned {
             Ok(thread) => threads.push(Some(thread)),
             Err(error) => {
-                drop(open);
+                drop(gatekeeper);
                 threads.into_iter().flatten().for_each(join);
                 return Err((slot.thread_name.clone(), error));
             }
         }
     }
-    for _ in 0..plan.workers {
-        let _ = open.send(());
-    }
+    all_started.store(true, Ordering::Release);
+    drop(gatekeeper);
     Ok(threads)
 }
 
