@@ -15,6 +15,9 @@ use crate::sync::{Arc, spin_loop, yield_now};
 use crate::task::Task;
 use crate::worker;
 
+/// How long a job is new.
+const NEW: Duration = Duration::from_micros(20);
+
 /// How often a waiter looks before it yields its core between looks, and before it parks.
 const SPINS: u32 = if cfg!(loom) { 0 } else { 48 };
 const YIELDS: u32 = if cfg!(loom) { 0 } else { 100 };
@@ -294,11 +297,15 @@ impl JobHandle {
 
     /// Every form of waiting: polls for a moment, then parks.
     fn wait_until(&self, until: Tick) -> Option<JobRecord> {
-        for look in 0..SPINS + YIELDS {
+        // A job that was made a moment ago may be done in another. One that has been about for a while is waiting for its
+        // turn, and whoever is to run it may be waiting for this core.
+        let is_new = Tick::now() < self.task.created.after(NEW);
+        let spins = if is_new { SPINS } else { 0 };
+        for look in 0..spins + YIELDS {
             if let Some(record) = self.finished() {
                 return Some(record);
             }
-            if look < SPINS { spin_loop() } else { yield_now() }
+            if look < spins { spin_loop() } else { yield_now() }
         }
         self.task.wait_until(until).then(|| Arc::clone(&self.task)).and_then(JobRecord::of)
     }

@@ -32,7 +32,7 @@ use crate::sync::{
 
 /// How often a searching worker looks for a job before it yields its core between looks, and before it goes to sleep.
 const SPINS: u32 = if cfg!(loom) { 0 } else { 48 };
-const YIELDS: u32 = if cfg!(loom) { 0 } else { 16 };
+const YIELDS: u32 = if cfg!(loom) { 0 } else { 40 };
 
 /// What the queue accepts and serves. It only ever goes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

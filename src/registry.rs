@@ -317,6 +317,8 @@ impl Registry {
 
         if let Some(task) = waited {
             task.wake();
+            // The record may be gone already, and with it every other reference.
+            discard("a finished job", task);
         }
         idlers.into_iter().flatten().for_each(|thread| thread.unpark());
         if let Some(task) = unkept {

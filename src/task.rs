@@ -480,6 +480,7 @@ impl Task {
             let listening = context.listen_to_the_end(Action::EndJob(Box::new(move |ended| {
                 if let Some(task) = task.upgrade() {
                     task.context_ended(ended);
+                    discard("a finished job", task);
                 }
             })));
             discard("the context of a queued job", context);

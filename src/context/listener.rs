@@ -61,6 +61,7 @@ impl Listener {
                 Action::Disconnect { sender, home, deadline } => {
                     if let Some(home) = home.upgrade() {
                         home.forget_receiver(deadline);
+                        panics::discard("a context that has ended", home);
                     }
                     drop(sender);
                 }
@@ -89,6 +90,7 @@ impl Listener {
         for home in &self.homes {
             if let Some(scope) = home.upgrade() {
                 scope.unlist(self.number);
+                panics::discard("a context that has ended", scope);
             }
         }
         if self.deadline != Tick::NEVER {
