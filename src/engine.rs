@@ -25,7 +25,7 @@ pub(crate) struct Engine {
     pub(crate) scope: Arc<Scope>,
     pub(crate) slots: Box<[Slot]>,
     pub(crate) admin: Sender<Directive>,
-    pub(crate) rejected: AtomicU64,
+    pub(crate) rejected: Padded<AtomicU64>,
     pub(crate) default_timeout: Option<std::time::Duration>,
     /// Jobs that a shutdown hands back.
     pub(crate) unstarted: Mutex<Vec<Job>>,
@@ -104,7 +104,7 @@ impl Engine {
             scope,
             slots,
             admin,
-            rejected: AtomicU64::new(0),
+            rejected: Padded::default(),
             default_timeout,
             unstarted: Mutex::default(),
             cells: Cells::new(cells),

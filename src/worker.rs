@@ -178,10 +178,12 @@ impl Worker {
         let Some(Running { task, scope: own }) = self.engine.slots[self.index].lock().stack.pop() else {
             return;
         };
-        drop(own);
+        if own.is_some() {
+            discard("the context of a job", own);
+        }
         if let Some(scope) = scope {
             if is_own {
-                Scope::retire(scope);
+                discard("the context of a job", scope);
             } else {
                 self.spare.set(Some(self.keep_or_replace(scope)));
             }
@@ -201,8 +203,8 @@ impl Worker {
         }
         let next = Scope::new(None, Some(Arc::clone(&self.engine.scope)));
         let replaced = std::mem::replace(&mut self.engine.slots[self.index].lock().scope, Arc::clone(&next));
-        drop(replaced);
-        Scope::retire(scope);
+        discard("the context of a job", replaced);
+        discard("the context of a job", scope);
         next
     }
 }

@@ -191,6 +191,24 @@ fn an_error_leaves_through_a_question_mark_into_a_box() {
 }
 
 #[test]
+fn an_error_that_went_through_a_box_is_the_same_when_it_comes_out() {
+    fn boxes(ctx: &Context) -> Result<(), Box<dyn StdError + Send + Sync>> {
+        ctx.check()?;
+        Ok(())
+    }
+    fn unboxes(ctx: &Context) -> Result<(), Error> {
+        boxes(ctx)?;
+        Ok(())
+    }
+    let (ctx, canceller) = Context::background().with_cancel();
+    canceller.cancel_with("why");
+    let error = unboxes(&ctx).expect_err("cancelled");
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert_eq!(error.get_ref().map(ToString::to_string).as_deref(), Some("why"));
+    assert!(Error::new(timed_out()).is_timeout());
+}
+
+#[test]
 fn a_refusal_becomes_an_error_with_its_text_and_without_its_job() {
     let delegator = Delegator::builder().workers(1).queue_capacity(1).build().expect("a delegator");
     let busy = occupy(&delegator);

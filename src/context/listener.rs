@@ -7,7 +7,7 @@ use super::scope::Scope;
 use super::timer;
 use crate::clock::Tick;
 use crate::panics;
-use crate::sync::{Arc, Mutex, Thread, Weak};
+use crate::sync::{Arc, Mutex, Padded, Thread, Weak};
 use crossbeam_channel::Sender;
 
 /// What made a listener fire, which is also: on whose thread.
@@ -106,7 +106,7 @@ impl Listening {
     /// Registers an action with everything that can end a context: each scope from `scope` up and, if `deadline` is one, the
     /// timer. A context that is done already does the action before this returns.
     pub(super) fn start(scope: Option<&Arc<Scope>>, deadline: Tick, action: Action) -> Listening {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
+        static NEXT: Padded<AtomicU64> = Padded(AtomicU64::new(0));
 
         let mut homes = Vec::new();
         Scope::each(scope, |scope| homes.push(Arc::downgrade(scope)));

@@ -356,8 +356,8 @@ impl Context {
     /// beside others in [`crossbeam_channel::select!`].
     ///
     /// It stays connected for as long as something can end the context, also when the context itself is gone. Calling it
-    /// again is cheap. Until the context is done it costs one registration, shared by all calls; the registration of a
-    /// running job's context ends with the job, and disconnects.
+    /// again is cheap. Until the context is done it costs one registration, shared by all calls; that of a running
+    /// job's context ends with the last context of the job, and disconnects.
     ///
     /// Waiting on the receiver of a context that only a *queued* job on the same worker could end waits for ever.
     ///
@@ -477,7 +477,7 @@ impl Context {
     /// done already. No lock is held meanwhile. A panic in it is caught and logged, and other functions still run.
     ///
     /// Dropping the [`OnDone`] detaches: the function still runs. [`OnDone::stop`] takes it back. A function that a job
-    /// registers on its own context is dropped with the job, unless the context outlives it.
+    /// registers on its own context is dropped with the last context of the job.
     ///
     /// A function that waits for the `cancel` that runs it to return waits for ever.
     ///

@@ -192,23 +192,20 @@ impl Scope {
         fence(Ordering::Acquire);
         unshared && scope.parent.is_none() && !scope.is_cancelled() && !scope.listened.load(Ordering::Relaxed)
     }
-
-    /// Lets go of the scope of a finished job. What listened to the job's context goes with it, unless a context of the job
-    /// lives on.
-    pub(crate) fn retire(scope: Arc<Scope>) {
-        if Arc::strong_count(&scope) == 1 {
-            let listeners = std::mem::take(&mut *scope.listeners.lock());
-            for listener in listeners.listening.into_values() {
-                panics::discard("a listener of a finished job", listener.withdraw());
-            }
-        }
-        panics::discard("the context of a finished job", scope);
-    }
 }
 
 impl Drop for Scope {
     /// Takes the chain down in a loop: a drop that recursed would overflow the stack on a long one.
+    ///
+    /// With the last context of a finished job goes whatever listens to it. Other contexts are listened to for as long as
+    /// something above them can end them.
     fn drop(&mut self) {
+        if self.host.is_some() {
+            let listeners = std::mem::take(self.listeners.get_mut());
+            for listener in listeners.listening.into_values() {
+                panics::discard("a listener of a finished job", listener.withdraw());
+            }
+        }
         let mut next = self.parent.take();
         while let Some(scope) = next {
             next = Arc::into_inner(scope).and_then(|mut scope| scope.parent.take());

@@ -277,8 +277,8 @@ impl Delegator {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn shutdown(&self, how: Shutdown) -> ShutdownReport {
-        let (report, ended) = shutdown::shutdown(&self.engine, &self.closing, how);
-        if ended && !worker::is_on(&self.engine) {
+        let report = shutdown::shutdown(&self.engine, &self.closing, how);
+        if self.closing.are_workers_joined() {
             let thread = self.thread.lock().take();
             if let Some(thread) = thread {
                 // It has nothing left to do but to return.

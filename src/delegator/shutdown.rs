@@ -150,8 +150,10 @@ pub(crate) struct Closing {
 #[derive(Default)]
 struct State {
     begun: bool,
-    /// Workers whose threads have been joined.
+    /// Workers that have left their loop.
     stopped: Vec<usize>,
+    /// All workers have, and their threads have ended.
+    joined: bool,
     /// Workers whose jobs are in a shutdown themselves. They stop once that returns, so shutdowns from inside jobs do not
     /// wait for each other.
     inside: Vec<usize>,
@@ -167,12 +169,20 @@ impl Closing {
         !std::mem::replace(&mut self.state.lock().begun, true)
     }
 
-    /// A worker's thread has ended. `true` if it was the last of so many.
+    /// A worker has left its loop. `true` if it was the last of so many.
     pub(super) fn worker_stopped(&self, worker: usize, workers: usize) -> bool {
         self.change(|state| {
             state.stopped.push(worker);
             state.stopped.len() == workers
         })
+    }
+
+    pub(super) fn workers_joined(&self) {
+        self.change(|state| state.joined = true);
+    }
+
+    pub(super) fn are_workers_joined(&self) -> bool {
+        self.state.lock().joined
     }
 
     fn detach(&self) {
@@ -204,14 +214,15 @@ impl Closing {
         self.state.lock().inside.retain(|inside| Some(*inside) != worker);
     }
 
-    /// Waits until all workers have stopped or been given up; for a worker, until all others have or are in a shutdown too.
+    /// Waits until the threads of all workers have ended or been given up; for a worker, until all others have left their
+    /// loops or are in a shutdown too.
     /// `false` if `until` comes first.
     fn wait(&self, workers: usize, is_worker: bool, until: Tick) -> bool {
         loop {
             {
                 let mut state = self.state.lock();
-                let exempt = if is_worker { state.inside.len() } else { 0 };
-                if state.detached || state.stopped.len() + exempt >= workers {
+                let others_stopped = is_worker && state.stopped.len() + state.inside.len() >= workers;
+                if state.joined || state.detached || others_stopped {
                     return true;
                 }
                 if until != Tick::NEVER && until <= Tick::now() {
@@ -232,8 +243,7 @@ struct Start {
     worker: Option<usize>,
 }
 
-/// The report, and whether the delegator thread has ended or is about to.
-pub(super) fn shutdown(engine: &Arc<Engine>, closing: &Closing, how: Shutdown) -> (ShutdownReport, bool) {
+pub(super) fn shutdown(engine: &Arc<Engine>, closing: &Closing, how: Shutdown) -> ShutdownReport {
     let limit = Tick::now().after(how.within);
     let first = closing.begin();
     let start = Start { counts: engine.registry.accounts().1, worker: worker::index_on(engine) };
@@ -242,8 +252,7 @@ pub(super) fn shutdown(engine: &Arc<Engine>, closing: &Closing, how: Shutdown) -
     if entered {
         closing.leave(start.worker);
     }
-    let report = if first { report(engine, &start, finished) } else { ShutdownReport::default() };
-    (report, finished || first)
+    if first { report(engine, &start, finished) } else { ShutdownReport::default() }
 }
 
 /// Sees the workers off. `false` if some are stuck.

@@ -92,10 +92,7 @@ fn run(mut plan: Plan, report: impl FnOnce(Result<Started, (String, io::Error)>)
 }
 
 /// Starts all workers or none: they wait at a gate until the last has been started.
-fn start_workers(
-    plan: &mut Plan,
-    engine: &Arc<Engine>,
-) -> Result<Vec<Option<JoinHandle<()>>>, (String, io::Error)> {
+fn start_workers(plan: &mut Plan, engine: &Arc<Engine>) -> Result<Vec<JoinHandle<()>>, (String, io::Error)> {
     let all_started = Arc::new(AtomicBool::new(false));
     let (gatekeeper, gate) = bounded::<Infallible>(0);
     let mut threads = Vec::with_capacity(plan.workers);
@@ -123,10 +120,10 @@ fn start_workers(
             }
         });
         match spawned {
-            Ok(thread) => threads.push(Some(thread)),
+            Ok(thread) => threads.push(thread),
             Err(error) => {
                 drop(gatekeeper);
-                threads.into_iter().flatten().for_each(join);
+                threads.into_iter().for_each(join);
                 return Err((slot.thread_name.clone(), error));
             }
         }
@@ -141,7 +138,7 @@ fn serve(
     directives: &Receiver<Directive>,
     engine: &Weak<Engine>,
     closing: &Closing,
-    mut threads: Vec<Option<JoinHandle<()>>>,
+    threads: Vec<JoinHandle<()>>,
 ) {
     for directive in directives {
         match directive {
@@ -151,11 +148,11 @@ fn serve(
                 }
             }
             Directive::Stopped(worker) => {
-                if let Some(thread) = threads.get_mut(worker).and_then(Option::take) {
-                    join(thread);
-                }
+                // Not joined before the last has stopped: a thread may take its time to end, with destructors of the
+                // user's thread-local values.
                 if closing.worker_stopped(worker, threads.len()) {
-                    return;
+                    threads.into_iter().for_each(join);
+                    return closing.workers_joined();
                 }
             }
             Directive::Detach => return,
@@ -172,7 +169,6 @@ fn spawn(builder: Builder, body: impl FnOnce() + Send + 'static) -> io::Result<J
 }
 
 fn join(thread: JoinHandle<()>) {
-    // The threads here contain the panics of user code, and have none of their own to pass on; thread-local destructors of
-    // the user's may.
+    // The threads here contain the panics of user code, and have none of their own to pass on.
     discard("the end of a thread", thread.join());
 }
