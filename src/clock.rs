@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::sync::OnceLock;
-// The clock is outside of what the models explore, so its atomics are std's even there.
+// The clock is outside of what the models explore, so these are std's even there.
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;
@@ -11,8 +11,8 @@ const NANOS_PER_SEC: u64 = 1_000_000_000;
 /// Where the process's first look at the clock lies: instants from before it have ticks too.
 const EPOCH_TICK: u64 = 1 << 62;
 
-/// How old the wall-clock offset may get before somebody reads the wall clock again.
-const WALL_REFRESH: u64 = NANOS_PER_SEC;
+/// How old the wall-clock offset may get before somebody reads the wall clock again. Under a model checker nobody does.
+const WALL_REFRESH: u64 = if cfg!(any(loom, shuttle)) { u64::MAX } else { NANOS_PER_SEC };
 
 /// An instant in nanoseconds. Eight bytes where an `Instant` takes sixteen, and no arithmetic on it can overflow: what is
 /// too late for it (some 430 years ahead) is [`Tick::NEVER`].
@@ -23,8 +23,22 @@ impl Tick {
     /// The absence of a deadline: later than every other tick.
     pub(crate) const NEVER: Tick = Tick(u64::MAX);
 
+    #[cfg(not(any(loom, shuttle)))]
     pub(crate) fn now() -> Tick {
         Tick::from(Instant::now())
+    }
+
+    /// Under a model checker, which wants every run to be repeatable, each look at the clock is a millisecond later than the
+    /// one before.
+    #[cfg(any(loom, shuttle))]
+    pub(crate) fn now() -> Tick {
+        // A model's threads share the thread that they are simulated on.
+        std::thread_local! {
+            static NOW: std::cell::Cell<u64> = const { std::cell::Cell::new(EPOCH_TICK) };
+        }
+
+        NOW.set(NOW.get() + NANOS_PER_SEC / 1000);
+        Tick(NOW.get())
     }
 
     /// The tick of a bit pattern that [`bits`](Tick::bits) gave.

@@ -2,8 +2,6 @@
 
 use std::cell::RefCell;
 
-use crossbeam_channel::Sender;
-
 use crate::context::{End, Scope};
 use crate::directive::Directive;
 use crate::error::Cause;
@@ -12,7 +10,8 @@ use crate::job::Job;
 use crate::panics::discard;
 use crate::queue::Queue;
 use crate::registry::{Evicted, Registry};
-use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, Padded, Weak};
+use crate::sync::channel::Sender;
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, Padded, Weak, thread_local};
 use crate::task::{Captures, Owner, Task};
 
 /// How many cells travel from a worker to a submitter at a time.

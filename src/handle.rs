@@ -11,7 +11,7 @@ use crate::error::{Cause, Error};
 use crate::id::JobId;
 use crate::record::JobRecord;
 use crate::state::JobState;
-use crate::sync::{Arc, spin_loop, yield_now};
+use crate::sync::{self, Arc, spin_loop, yield_now};
 use crate::task::Task;
 use crate::worker;
 
@@ -19,8 +19,8 @@ use crate::worker;
 const NEW: Duration = Duration::from_micros(20);
 
 /// How often a waiter looks before it yields its core between looks, and before it parks.
-const SPINS: u32 = if cfg!(loom) { 0 } else { 48 };
-const YIELDS: u32 = if cfg!(loom) { 0 } else { 100 };
+const SPINS: u32 = sync::looks(48);
+const YIELDS: u32 = sync::looks(100);
 
 /// A submitted job: wait for it, ask how it is, cancel it.
 ///

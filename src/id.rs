@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use uuid::{Builder, Uuid};
 
-use crate::sync::{OnceLock, Padded};
+use crate::sync::Padded;
+use std::sync::OnceLock;
 
 /// How many bits of [`NEXT`] count within a millisecond.
 const SEQUENCE_BITS: u32 = 22;

@@ -385,6 +385,8 @@
 //! * Signal handlers must not call into this crate. Have a thread that receives signals cancel a context.
 
 #![forbid(unsafe_code)]
+// Nobody spins under a model checker.
+#![cfg_attr(any(loom, shuttle), allow(clippy::reversed_empty_ranges))]
 
 mod builder;
 mod clock;
@@ -396,6 +398,8 @@ mod error;
 mod handle;
 mod id;
 mod job;
+#[cfg(all(test, any(loom, shuttle)))]
+mod models;
 mod panics;
 mod queue;
 mod record;

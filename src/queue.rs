@@ -23,16 +23,15 @@
 
 use std::collections::VecDeque;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-
+use crate::sync::polled::{Receiver, Sender, bounded};
 use crate::sync::{
     self, Arc, AtomicBool, AtomicU8, AtomicUsize, Mutex, Ordering, Padded, Thread, fence, spin_loop,
     yield_now,
 };
 
 /// How often a searching worker looks for a job before it yields its core between looks, and before it goes to sleep.
-const SPINS: u32 = if cfg!(loom) { 0 } else { 48 };
-const YIELDS: u32 = if cfg!(loom) { 0 } else { 40 };
+const SPINS: u32 = sync::looks(48);
+const YIELDS: u32 = sync::looks(40);
 
 /// What the queue accepts and serves. It only ever goes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,8 +97,14 @@ impl Parker {
         self.notified.load(Ordering::Acquire)
     }
 
+    /// To be called under the lock of the list that it was taken off: who finds itself off the list will not be notified
+    /// when it is on it again.
     fn notify(&self) {
         self.notified.store(true, Ordering::Release);
+    }
+
+    /// The second half, without the lock. Harmless when it comes late.
+    fn wake(&self) {
         self.thread.unpark();
     }
 }
@@ -146,14 +151,16 @@ impl<T> Queue<T> {
             let mut list = self.sleepers.list.lock();
             self.sleepers.sleeping.store(0, Ordering::Relaxed);
             self.sleepers.searching.fetch_add(list.len(), Ordering::SeqCst);
+            list.iter().for_each(|parker| parker.notify());
             std::mem::take(&mut *list)
         };
         let lined_up = {
             let mut list = self.line.list.lock();
             self.line.waiting.store(0, Ordering::Relaxed);
+            list.iter().for_each(|parker| parker.notify());
             std::mem::take(&mut *list)
         };
-        sleeping.iter().chain(&lined_up).for_each(|parker| parker.notify());
+        sleeping.iter().chain(&lined_up).for_each(|parker| parker.wake());
     }
 
     /// Puts an item in, or gives it back if there is no room. The phase is for the caller to check, afterwards: a push that
@@ -247,6 +254,10 @@ impl<T> Queue<T> {
         fence(Ordering::SeqCst);
         // Rule 3: a push that did not see this worker on the list is seen here, and so is a change of phase.
         let phase = self.phase();
+        if phase != Phase::Open {
+            // A push whose submitter found the queue open afterwards is seen as well.
+            fence(Ordering::SeqCst);
+        }
         let item = if phase == Phase::Stopped { None } else { self.try_pop() };
         if item.is_none() && phase == Phase::Open {
             while !me.is_notified() {
@@ -280,8 +291,9 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Rule 2.
+    /// Rule 2. The caller has just stopped to count as searching.
     fn wake_for_the_rest(&self) {
+        fence(Ordering::SeqCst);
         if !self.receiver.is_empty() {
             self.wake_a_searcher();
         }
@@ -307,9 +319,10 @@ impl<T> Queue<T> {
             let Some(parker) = list.pop() else { return };
             sleepers.sleeping.store(list.len(), Ordering::Relaxed);
             sleepers.searching.fetch_add(1, Ordering::SeqCst);
+            parker.notify();
             parker
         };
-        parker.notify();
+        parker.wake();
     }
 
     fn wake_a_submitter(&self) {
@@ -334,9 +347,10 @@ impl<T> Queue<T> {
             let Some(parker) = list.pop_front() else { return };
             line.waiting.store(list.len(), Ordering::Relaxed);
             line.called.store(1, Ordering::Relaxed);
+            parker.notify();
             parker
         };
-        parker.notify();
+        parker.wake();
     }
 
     fn room(&self) -> usize {

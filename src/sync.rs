@@ -1,39 +1,63 @@
 //! The synchronisation primitives that everything else is built from.
 //!
-//! Under `--cfg loom` they are the ones that the model checker explores; otherwise parking_lot's locks and std's atomics.
-//! What the models do not look into (the clock, thread-local state, `OnceLock`) is std's in both.
+//! Normally they are parking_lot's locks, crossbeam's channels and what std has. Under `--cfg loom` and `--cfg shuttle` they
+//! are the ones that a model checker schedules; see `src/models`. What the models do not look into is the same in both:
+//! reference counts, the process-wide timer, and the clock, which under a model checker counts its readings.
 
-#[cfg(not(loom))]
+#[cfg(any(loom, shuttle))]
+mod modelled;
+
+#[cfg(any(loom, shuttle))]
+pub(crate) use self::modelled::*;
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) use parking_lot::{Mutex, MutexGuard};
-#[cfg(not(loom))]
+pub(crate) use std::sync::{Arc, Weak, atomic::Ordering};
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) use std::{
     hint::spin_loop,
-    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
-    thread::{Thread, current, park, yield_now},
+    sync::OnceLock,
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, fence},
+    thread::{Builder, JoinHandle, Thread, current, park, yield_now},
+    thread_local,
 };
 
-#[cfg(loom)]
-pub(crate) use self::modelled::{Mutex, MutexGuard};
-#[cfg(loom)]
-pub(crate) use loom::{
-    hint::spin_loop,
-    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
-    thread::{Thread, current, park, yield_now},
-};
-pub(crate) use std::sync::{Arc, OnceLock, Weak};
+/// Channels of the crate's own. Those that users see are crossbeam's under a model checker too.
+pub(crate) mod channel {
+    #[cfg(any(loom, shuttle))]
+    pub(crate) use super::modelled::channel::*;
+    #[cfg(not(any(loom, shuttle)))]
+    pub(crate) use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+}
+
+/// A bounded channel that is only polled.
+pub(crate) mod polled {
+    #[cfg(any(loom, shuttle))]
+    pub(crate) use super::modelled::polled::*;
+    #[cfg(not(any(loom, shuttle)))]
+    pub(crate) use crossbeam_channel::{Receiver, Sender, bounded};
+}
 
 use crate::clock::Tick;
+
+/// For a fence behind which everything is to be seen that happened before a reference was given up. A model checker does not
+/// see how counts order it.
+pub(crate) const BY_COUNT: Ordering = if cfg!(loom) { Ordering::SeqCst } else { Ordering::Acquire };
+
+/// How often to look before doing something dearer. A model checker tries all timings anyway.
+pub(crate) const fn looks(count: u32) -> u32 {
+    if cfg!(any(loom, shuttle)) { 0 } else { count }
+}
 
 /// Parks the calling thread until it is unparked or `until` is reached. May return early.
 pub(crate) fn park_until(until: Tick) {
     if until == Tick::NEVER {
         return park();
     }
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     if let Some(left) = until.since(Tick::now()) {
         std::thread::park_timeout(left);
     }
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     yield_now();
 }
 
@@ -62,32 +86,5 @@ impl<T> std::ops::Deref for Padded<T> {
 
     fn deref(&self) -> &T {
         &self.0
-    }
-}
-
-#[cfg(loom)]
-mod modelled {
-    pub(crate) use loom::sync::MutexGuard;
-
-    /// loom's mutex without poisoning, as parking_lot's.
-    #[derive(Debug, Default)]
-    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
-
-    impl<T> Mutex<T> {
-        pub(crate) fn new(value: T) -> Self {
-            Self(loom::sync::Mutex::new(value))
-        }
-
-        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-            self.0.lock().expect("a model that panics has failed already")
-        }
-
-        pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-            self.0.try_lock().ok()
-        }
-
-        pub(crate) fn get_mut(&mut self) -> &mut T {
-            self.0.get_mut().expect("a model that panics has failed already")
-        }
     }
 }

@@ -10,7 +10,6 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -22,7 +21,9 @@ use crate::id::JobId;
 use crate::job::{Job, Run};
 use crate::panics::{self, discard};
 use crate::state::JobState;
-use crate::sync::{self, Arc, AtomicU8, AtomicU32, AtomicU64, Mutex, Ordering, Thread, Unshared, Weak};
+use crate::sync::{
+    self, Arc, AtomicU8, AtomicU32, AtomicU64, Mutex, OnceLock, Ordering, Thread, Unshared, Weak,
+};
 
 /// The states as bytes. `ENDING` looks queued from outside: the job will not start any more but its captures are not
 /// dropped yet.
@@ -372,6 +373,12 @@ impl Task {
             end
         };
         self.finish_unstarted(end, LEFTOVERS);
+    }
+
+    /// What the timer thread does, for the models.
+    #[cfg(all(test, loom))]
+    pub(crate) fn timer_fired(self: &Arc<Self>) {
+        self.context_ended(Ended::AtDeadline);
     }
 
     /// Fixes the outcome and announces it. The caller has claimed the job and dropped its captures. `true` if a logger was

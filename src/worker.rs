@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind};
 use crate::panics::{contain, discard, log};
 use crate::queue::Parker;
 use crate::state::JobState;
-use crate::sync::{Arc, Unshared};
+use crate::sync::{Arc, Unshared, thread_local};
 use crate::task::{Captures, Claim, Outcome, Task};
 
 /// A function of the user's that a worker calls with its index.
@@ -79,7 +79,7 @@ pub(crate) fn run(engine: Arc<Engine>, index: usize, on_start: Option<Hook>, on_
         last_end: Cell::new(None),
         batch: RefCell::new(Vec::with_capacity(BATCH)),
     });
-    CURRENT.set(Some(Rc::clone(&worker)));
+    CURRENT.with(|current| current.replace(Some(Rc::clone(&worker))));
     worker.call("on_worker_start", on_start);
     let parker = Parker::of_this_thread();
     let queue = &worker.engine.queue;
@@ -91,7 +91,7 @@ pub(crate) fn run(engine: Arc<Engine>, index: usize, on_start: Option<Hook>, on_
         queue.offer();
     }
     worker.call("on_worker_stop", on_stop);
-    CURRENT.set(None);
+    CURRENT.with(|current| current.replace(None));
     // It may be the last to let go of the delegator, and of records with values of the user's.
     discard("a delegator", worker);
 }

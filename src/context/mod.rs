@@ -19,7 +19,7 @@ use self::values::Entry;
 use crate::clock::Tick;
 use crate::error::{Cause, Error};
 use crate::panics;
-use crate::sync::{self, Arc, OnceLock, Weak};
+use crate::sync::{self, Arc, Weak};
 
 /// What an operation needs and when it must stop: values by key, a deadline, and cancellation with a cause.
 ///
@@ -377,7 +377,7 @@ impl Context {
     /// ```
     pub fn done(&self) -> Receiver<Infallible> {
         /// Keeps the receivers of contexts that have a deadline but nothing to cancel.
-        static UNSCOPED: OnceLock<Arc<Scope>> = OnceLock::new();
+        static UNSCOPED: std::sync::OnceLock<Arc<Scope>> = std::sync::OnceLock::new();
 
         if self.is_done() {
             // The receiver that is kept may still be connected: whoever ends the context comes to it in a moment.
@@ -497,6 +497,11 @@ impl Context {
     /// ```
     pub fn on_done(&self, function: impl FnOnce() + Send + 'static) -> OnDone {
         OnDone { listening: Some(self.listen_to_the_end(Action::Run(Box::new(function)))) }
+    }
+
+    #[cfg(all(test, loom))]
+    pub(crate) fn listeners(&self) -> usize {
+        self.scope.as_ref().map_or(0, |scope| scope.listeners())
     }
 
     /// Listens for a cancel. The caller looks after the deadline itself.

@@ -17,7 +17,7 @@ use super::listener::{Action, Ended, Listener, Listening};
 use crate::clock::Tick;
 use crate::error::Cause;
 use crate::panics;
-use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, fence};
+use crate::sync::{self, Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, fence};
 use crossbeam_channel::{Receiver, bounded};
 
 /// [`Scope::cancelled`] before a cancel, and between a cancel's flag and its instant. Ticks are never this small.
@@ -89,10 +89,15 @@ impl Scope {
 
     /// The earliest cancel among this scope and those above it, with its cause.
     ///
-    /// Only call it after [`is_done`](Scope::is_done) or a passed deadline, with the clock read before: then a cancel that
-    /// this walk does not see yet is later than what was seen, since a cancel reads the clock after it has raised its
-    /// flag. So the answer cannot change any more.
+    /// Only call it after [`is_done`](Scope::is_done) or a passed deadline, with the clock read before: then a cancel that the
+    /// second walk does not see yet is later than what the first saw and gave an instant to, since a cancel reads the clock
+    /// after it has raised its flag. So the answer cannot change any more. The fences keep flags and clock in this order.
     pub(super) fn first_cancel(scope: Option<&Arc<Scope>>) -> Option<(Tick, Option<Cause>)> {
+        fence(Ordering::SeqCst);
+        Scope::each(scope, |scope| {
+            let _ = scope.cancelled_at();
+        });
+        fence(Ordering::SeqCst);
         let mut first: Option<(Tick, &Arc<Scope>)> = None;
         Scope::each(scope, |scope| {
             if let Some(tick) = scope.cancelled_at() {
@@ -141,6 +146,7 @@ impl Scope {
             let _ = self.cause.set(cause);
         }
         self.cancelled.swap(CANCELLING, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         self.stamp();
         let told = std::mem::take(&mut listeners.listening);
         drop(listeners);
@@ -189,8 +195,13 @@ impl Scope {
     pub(crate) fn is_untouched(scope: &Arc<Scope>) -> bool {
         let unshared = Arc::strong_count(scope) == 2;
         // What others did through their references comes before they gave them up.
-        fence(Ordering::Acquire);
+        fence(sync::BY_COUNT);
         unshared && scope.parent.is_none() && !scope.is_cancelled() && !scope.listened.load(Ordering::Relaxed)
+    }
+
+    #[cfg(all(test, loom))]
+    pub(super) fn listeners(&self) -> usize {
+        self.listeners.lock().listening.len()
     }
 }
 

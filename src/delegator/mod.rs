@@ -7,7 +7,6 @@ mod thread;
 
 use std::fmt;
 use std::io;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use self::shutdown::Closing;
@@ -21,7 +20,7 @@ use crate::engine::Engine;
 use crate::handle::JobHandle;
 use crate::job::Job;
 use crate::registry::Registry;
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, JoinHandle, Mutex};
 use crate::worker;
 
 /// Runs jobs on a fixed set of threads.
@@ -425,4 +424,43 @@ fn debug(f: &mut fmt::Formatter<'_>, name: &str, engine: &Engine) -> fmt::Result
         .field("queue_len", &engine.queue.len())
         .field("phase", &engine.queue.phase())
         .finish_non_exhaustive()
+}
+
+#[cfg(all(test, shuttle))]
+impl Delegator {
+    /// How many jobs were handed back after the report.
+    pub(crate) fn late(&self) -> usize {
+        self.engine.unstarted.lock().len()
+    }
+}
+
+/// What the models put together themselves.
+#[cfg(all(test, loom))]
+pub(crate) mod parts {
+    use super::*;
+
+    pub(crate) use super::shutdown::Closing;
+
+    pub(crate) fn submit(engine: &Arc<Engine>, job: Job) -> Result<JobHandle, SubmitError> {
+        submit::submit(engine, job)
+    }
+
+    pub(crate) fn shutdown(engine: &Arc<Engine>, closing: &Closing, how: Shutdown) -> ShutdownReport {
+        shutdown::shutdown(engine, closing, how)
+    }
+
+    pub(crate) fn try_submit(engine: &Arc<Engine>, job: Job) -> Result<JobHandle, SubmitError> {
+        submit::try_submit(engine, job)
+    }
+
+    /// What the delegator thread does about it.
+    pub(crate) fn worker_stopped(closing: &Closing, worker: usize, workers: usize) {
+        if closing.worker_stopped(worker, workers) {
+            closing.workers_joined();
+        }
+    }
+
+    pub(crate) fn stats(engine: &Engine) -> Stats {
+        stats::stats(engine)
+    }
 }

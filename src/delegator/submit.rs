@@ -19,7 +19,7 @@ use crate::worker;
 const PATIENCE: Duration = Duration::from_millis(1);
 
 /// How often a submitter looks for room before it parks.
-const SPINS: u32 = if cfg!(loom) { 0 } else { 128 };
+const SPINS: u32 = sync::looks(128);
 
 /// Why a job was not accepted. The job is inside, as it was.
 ///
@@ -239,6 +239,10 @@ fn wait_for_room(
         // For a moment it waits to be called when there is room for several; then for any place.
         let mut patience = Tick::now().after(PATIENCE);
         let given_up = loop {
+            // First of all: the room that a shutdown makes, when it takes the unstarted jobs out, is for nobody.
+            if queue.phase() != Phase::Open {
+                break Some(Err(SubmitError::ShutDown as fn(Job) -> SubmitError));
+            }
             match push(engine, task) {
                 Ok(()) => {
                     queue.step_out(&me);
@@ -247,9 +251,6 @@ fn wait_for_room(
                     return confirm(engine, handle);
                 }
                 Err(back) => task = back,
-            }
-            if queue.phase() != Phase::Open {
-                break Some(Err(SubmitError::ShutDown as fn(Job) -> SubmitError));
             }
             if let Some(end) = context.end() {
                 break Some(Ok(end));

@@ -3,10 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
-
-use crossbeam_channel::{Receiver, bounded, unbounded};
 
 use super::shutdown::Closing;
 use crate::directive::Directive;
@@ -14,7 +11,8 @@ use crate::engine::Engine;
 use crate::panics::discard;
 use crate::queue::Queue;
 use crate::registry::{Registry, Retention};
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Weak};
+use crate::sync::channel::{Receiver, bounded, unbounded};
+use crate::sync::{Arc, AtomicBool, Builder, JoinHandle, Mutex, Ordering, Weak};
 use crate::worker::{self, Hook};
 
 /// As many emptied cells wait for submitters as jobs fit in the queue, up to this number.
@@ -140,7 +138,7 @@ fn serve(
     closing: &Closing,
     threads: Vec<JoinHandle<()>>,
 ) {
-    for directive in directives {
+    while let Ok(directive) = directives.recv() {
         match directive {
             Directive::Close(phase) => {
                 if let Some(engine) = engine.upgrade() {

@@ -1,0 +1,138 @@
+//! A queued job and those who want it: the worker that took it from the queue, a `cancel()`, whoever notices its deadline.
+//! One of them gets it; the operation and what it captured are run and dropped once.
+
+use loom::thread::spawn;
+
+use super::{Rig, Watch, explore};
+use crate::JobState;
+use crate::clock::Tick;
+use crate::handle::JobHandle;
+
+fn check(handle: &JobHandle, watch: &Watch, cancelled: bool) {
+    let record = handle.wait();
+    assert_eq!(watch.drops.get(), 1);
+    match record.state() {
+        JobState::Completed => {
+            assert_eq!((watch.runs.get(), record.worker()), (1, Some(0)));
+            assert!(record.payload().is_some());
+        }
+        JobState::Cancelled => {
+            assert!(cancelled);
+            assert_eq!(watch.runs.get(), 0);
+            assert!(record.error().is_some_and(|error| error.is_cancelled()));
+        }
+        JobState::TimedOut => {
+            assert_eq!(watch.runs.get(), 0);
+            assert!(record.error().is_some_and(|error| error.is_timeout()));
+        }
+        other => panic!("{other}"),
+    }
+    assert!(!handle.cancel());
+}
+
+#[test]
+fn worker_and_cancel() {
+    explore(3, || {
+        let (rig, watch) = (Rig::new(1, 1), Watch::default());
+        let handle = rig.accepted(watch.job("job"));
+        rig.close();
+        let worker = rig.worker(0);
+        let cancelled = handle.cancel();
+        if handle.state() == JobState::Cancelled {
+            assert_eq!(watch.drops.get(), 1);
+        }
+        worker.join().unwrap();
+        check(&handle, &watch, cancelled);
+        rig.check_accounts(1);
+    });
+}
+
+#[test]
+fn worker_and_two_cancels() {
+    explore(2, || {
+        let (rig, watch) = (Rig::new(1, 1), Watch::default());
+        let handle = rig.accepted(watch.job("job"));
+        rig.close();
+        let worker = rig.worker(0);
+        let also = handle.clone();
+        let canceller = spawn(move || also.cancel_with("one"));
+        let mine = handle.cancel_with("two");
+        let theirs = canceller.join().unwrap();
+        worker.join().unwrap();
+        if handle.state() == JobState::Cancelled {
+            assert!(mine != theirs, "one of them ended it");
+            let error = handle.try_wait().and_then(|record| record.error().cloned()).unwrap();
+            let cause = error.get_ref().expect("given").to_string();
+            assert_eq!(cause, if mine { "two" } else { "one" });
+        }
+        check(&handle, &watch, mine || theirs);
+        rig.check_accounts(1);
+    });
+}
+
+#[test]
+fn worker_and_deadline_and_cancel() {
+    explore(2, || {
+        let (rig, watch) = (Rig::new(1, 1), Watch::default());
+        let soon = Tick::now().after(std::time::Duration::from_millis(6));
+        let handle = rig.accepted(watch.job("job").with_deadline(soon.instant().unwrap()));
+        rig.close();
+        let worker = rig.worker(0);
+        let also = handle.clone();
+        let observer = spawn(move || {
+            // Looks at the clock as well.
+            let _ = also.state();
+            let _ = also.state();
+        });
+        let cancelled = handle.cancel();
+        observer.join().unwrap();
+        worker.join().unwrap();
+        check(&handle, &watch, cancelled);
+        rig.check_accounts(1);
+    });
+}
+
+/// The timer ends the job and leaves the captures to whoever looks next.
+#[test]
+fn worker_and_timer() {
+    explore(3, || {
+        let (rig, watch) = (Rig::new(1, 1), Watch::default());
+        let soon = Tick::now().after(std::time::Duration::from_millis(8));
+        let handle = rig.accepted(watch.job("job").with_deadline(soon.instant().unwrap()));
+        rig.close();
+        let worker = rig.worker(0);
+        handle.task.timer_fired();
+        let drops = watch.drops.get();
+        if handle.state() == JobState::TimedOut {
+            assert_eq!(watch.drops.get(), 1, "a look drops what the timer left");
+        } else {
+            assert!(drops <= 1);
+        }
+        worker.join().unwrap();
+        check(&handle, &watch, false);
+        rig.check_accounts(1);
+    });
+}
+
+/// What a worker shares between jobs is not shared with a cancel that comes late.
+#[test]
+fn late_cancel_and_the_next_job() {
+    explore(2, || {
+        let (rig, first, second) = (Rig::new(1, 2), Watch::default(), Watch::default());
+        let cancelled = rig.accepted(first.job("first"));
+        let next = rig.accepted({
+            let runs = second.runs.clone();
+            crate::Job::new("second", move |ctx| {
+                runs.add();
+                ctx.check().map(|()| Vec::new())
+            })
+        });
+        rig.close();
+        let worker = rig.worker(0);
+        cancelled.cancel();
+        worker.join().unwrap();
+        assert_eq!(next.wait().state(), JobState::Completed);
+        assert_eq!(second.runs.get(), 1);
+        rig.check_accounts(2);
+    });
+}

@@ -1,0 +1,122 @@
+//! A submission against the end of the delegator: the push, the phase, the second look of one side; the phase, the sweep of the
+//! other. The job is refused and comes back whole, or is accepted and ends once; it is never both, and never forgotten.
+
+use loom::thread::spawn;
+
+use super::{Rig, Watch, explore};
+use crate::handle::JobHandle;
+use crate::{JobState, Shutdown, SubmitError};
+
+/// What a submission came to, when everything is over.
+fn check(rig: &Rig, submitted: Result<JobHandle, SubmitError>, watch: &Watch, unstarted: usize) {
+    match submitted {
+        Err(SubmitError::ShutDown(job)) => {
+            assert_eq!((watch.runs.get(), watch.drops.get()), (0, 0), "it comes back as it was");
+            assert_eq!(unstarted, 0);
+            drop(job);
+            rig.check_accounts(0);
+        }
+        Err(other) => panic!("{other}"),
+        Ok(handle) => {
+            match handle.state() {
+                JobState::Completed => assert_eq!((watch.runs.get(), unstarted), (1, 0)),
+                JobState::Cancelled => assert_eq!((watch.runs.get(), unstarted), (0, 1)),
+                other => panic!("{other} at the end"),
+            }
+            rig.check_accounts(1);
+        }
+    }
+    assert_eq!(watch.drops.get(), 1);
+}
+
+#[test]
+fn drain() {
+    explore(2, || {
+        let (rig, watch) = (Rig::new(1, 1), Watch::default());
+        let worker = rig.worker(0);
+        let submitter = {
+            let (rig, watch) = (rig.clone(), watch.clone());
+            spawn(move || rig.submit(watch.job("job")))
+        };
+        let report = rig.shut_down(Shutdown::drain());
+        let submitted = submitter.join().unwrap();
+        worker.join().unwrap();
+        assert!(report.unstarted.is_empty() && report.stuck.is_empty());
+        check(&rig, submitted, &watch, 0);
+    });
+}
+
+#[test]
+fn cancel() {
+    explore(2, || {
+        let (rig, watch) = (Rig::new(1, 1), Watch::default());
+        let worker = rig.worker(0);
+        let submitter = {
+            let (rig, watch) = (rig.clone(), watch.clone());
+            spawn(move || rig.submit(watch.job("job")))
+        };
+        let report = rig.shut_down(Shutdown::cancel());
+        let submitted = submitter.join().unwrap();
+        worker.join().unwrap();
+        let unstarted = report.unstarted.len();
+        // A job that came too late for the report is handed back all the same.
+        let late = std::mem::take(&mut *rig.engine.unstarted.lock());
+        let unstarted = unstarted + late.len();
+        if let Ok(handle) = &submitted {
+            assert!(report.unstarted.iter().chain(&late).all(|job| job.id() == handle.id()));
+        }
+        drop((report, late));
+        check(&rig, submitted, &watch, unstarted);
+    });
+}
+
+/// A submitter that waits for room is sent away.
+#[test]
+fn cancel_with_a_full_queue() {
+    explore(1, || {
+        let (rig, watch) = (Rig::new(1, 1), Watch::default());
+        let first = Watch::default();
+        let handle = rig.accepted(first.job("first"));
+        let submitter = {
+            let (rig, watch) = (rig.clone(), watch.clone());
+            spawn(move || rig.submit(watch.job("second")))
+        };
+        let worker = rig.worker(0);
+        let report = rig.shut_down(Shutdown::cancel());
+        let submitted = submitter.join().unwrap();
+        worker.join().unwrap();
+        let late = std::mem::take(&mut *rig.engine.unstarted.lock());
+        assert!(handle.is_finished());
+        assert_eq!(first.drops.get(), first.runs.get());
+        let handed_back = report.unstarted.len() + late.len();
+        let unstarted = handed_back - usize::from(first.runs.get() == 0);
+        drop((report, late));
+        assert_eq!(first.drops.get(), 1);
+        match submitted {
+            Ok(handle) => {
+                assert!(handle.is_finished());
+                assert_eq!(watch.runs.get() + unstarted, 1);
+                rig.check_accounts(2);
+            }
+            Err(SubmitError::ShutDown(_)) => rig.check_accounts(1),
+            Err(other) => panic!("{other}"),
+        }
+    });
+}
+
+#[test]
+fn the_report_of_a_cancel() {
+    explore(2, || {
+        let (rig, watch) = (Rig::new(1, 2), Watch::default());
+        let handles = [rig.accepted(watch.job("first")), rig.accepted(watch.job("second"))];
+        let worker = rig.worker(0);
+        let report = rig.shut_down(Shutdown::cancel());
+        worker.join().unwrap();
+        assert!(handles.iter().all(|handle| handle.is_finished()));
+        // What was finished when the shutdown began is not in the report.
+        assert!(report.completed <= watch.runs.get());
+        assert_eq!(watch.runs.get() + report.unstarted.len(), 2);
+        assert_eq!((report.failed, report.cancelled, report.stuck.len()), (0, 0, 0));
+        rig.check_accounts(2);
+    });
+}
