@@ -256,15 +256,22 @@ mod short_of_memory {
         common::eventually("its threads are gone", || tasks() == before);
         for workers in [40, 10_000_000, usize::MAX] {
             let (starts, stops) = (Counter::new(), Counter::new());
+            let (start, stop) = (counts(&starts), counts(&stops));
+            let (flag, dropped) = common::DropFlag::new();
             let error = Delegator::builder()
                 .workers(workers)
                 .queue_capacity(4)
                 .stack_size(128 << 20)
-                .on_worker_start(counts(&starts))
-                .on_worker_stop(counts(&stops))
+                .on_worker_start(move |index| {
+                    let _owned = &flag;
+                    start(index);
+                })
+                .on_worker_stop(stop)
                 .build()
                 .expect_err("there is no room for so many stacks");
             assert_names(&error, if workers == 40 { "thread" } else { "" });
+            assert!(dropped.is_open(), "a thread still has the hook");
+            // The system may list a thread for a moment longer than it exists.
             common::eventually("the threads that had started are gone", || tasks() == before);
             assert_eq!(starts.get(), stops.get());
         }

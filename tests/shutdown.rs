@@ -4,8 +4,9 @@ mod common;
 #[path = "common/pool.rs"]
 mod pool;
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -400,6 +401,46 @@ fn the_threads_are_gone_after_a_shutdown() {
 }
 
 #[test]
+fn every_worker_has_come_to_its_end_when_a_shutdown_returns() {
+    /// Says when its thread ends, and takes its time.
+    struct Last(Counter);
+
+    impl Drop for Last {
+        fn drop(&mut self) {
+            pause();
+            self.0.add();
+        }
+    }
+
+    thread_local! {
+        static LAST: RefCell<Option<Last>> = const { RefCell::new(None) };
+    }
+
+    watchdog(|| {
+        for shutdown in [Some(Shutdown::drain()), Some(Shutdown::cancel()), None] {
+            let delegator = sized(2, 8);
+            let (ended, together) = (Counter::new(), Arc::new(Barrier::new(2)));
+            for _ in 0..2 {
+                let (ended, together) = (ended.clone(), Arc::clone(&together));
+                let job = Job::new("leaves something", move |_| {
+                    together.wait();
+                    LAST.set(Some(Last(ended.clone())));
+                    Ok(Vec::new())
+                });
+                drop(delegator.submit(job).expect("room"));
+            }
+            delegator.wait_idle();
+            assert_eq!(ended.get(), 0);
+            match shutdown {
+                Some(shutdown) => drop(delegator.shutdown(shutdown)),
+                None => drop(delegator),
+            }
+            assert_eq!(ended.get(), 2, "a thread outlives the shutdown");
+        }
+    });
+}
+
+#[test]
 fn a_closed_delegator_still_answers() {
     watchdog(|| {
         let delegator = delegator(2);
@@ -691,27 +732,49 @@ fn a_job_that_shuts_down_waits_for_the_jobs_of_others() {
 }
 
 #[test]
-fn jobs_that_shut_down_at_the_same_time_do_not_wait_for_each_other_for_ever() {
+fn a_job_that_shuts_down_reports_the_stuck_jobs_of_others() {
     watchdog(|| {
-        for _ in 0..20 {
+        let delegator = Arc::new(sized(2, 8));
+        let busy = occupy(&delegator);
+        let (sender, reports) = crossbeam_channel::bounded(1);
+        let job = Job::new("the end", {
+            let delegator = Arc::clone(&delegator);
+            move |_| {
+                let report = delegator.shutdown(Shutdown::cancel().within(Duration::ZERO));
+                sender.send(report).map_err(|error| error.to_string())?;
+                Ok(Vec::new())
+            }
+        });
+        let handle = delegator.submit(job).expect("room");
+        let report = reports.recv_timeout(common::PATIENCE).expect("it must return");
+        let stuck: Vec<_> = report.stuck.iter().map(|worker| worker.running).collect();
+        assert_eq!(stuck, [Some(busy.handle.id())], "not the one that asks");
+        assert_eq!(covered(&report), 1);
+        busy.release();
+        assert!(handle.wait().state().is_finished() && busy.handle.wait().state().is_finished());
+    });
+}
+
+#[test]
+fn jobs_that_shut_down_at_the_same_time_do_not_wait_for_each_other() {
+    watchdog(|| {
+        for round in 0..30 {
             let delegator = Arc::new(sized(3, 8));
-            let together = Arc::new(std::sync::Barrier::new(3));
+            let together = Arc::new(Barrier::new(3));
             let handles: Vec<_> = (0..3)
                 .map(|n| {
                     let (own, together) = (Arc::clone(&delegator), Arc::clone(&together));
                     let job = Job::new("the end", move |_| {
                         together.wait();
-                        let shutdown = if n == 0 { Shutdown::cancel() } else { Shutdown::drain() };
-                        // Each of them runs as long as the other two wait: only a limit can end that.
-                        let report = own.shutdown(shutdown.within(BRIEF));
-                        Ok(vec![covered(&report) as u8])
+                        let drain = Shutdown::drain();
+                        let report = own.shutdown(if n < round % 4 { Shutdown::cancel() } else { drain });
+                        assert!(report.stuck.is_empty(), "{report:?}");
+                        Ok(Vec::new())
                     });
                     delegator.submit(job).expect("room")
                 })
                 .collect();
-            for handle in handles {
-                assert!(handle.wait().state().is_finished());
-            }
+            assert!(handles.iter().all(|handle| handle.wait().state() == JobState::Completed));
             delegator.wait_idle();
             assert_balanced(&delegator.stats());
         }
@@ -882,6 +945,31 @@ fn the_last_owner_of_a_delegator_may_be_its_own_job() {
             assert!(others.iter().all(|other| other.wait().state() == JobState::Completed), "a drop drains");
             assert_threads_gone(&name);
         }
+    });
+}
+
+#[test]
+fn a_job_that_drops_its_delegator_does_not_wait_for_other_jobs() {
+    watchdog(|| {
+        let delegator = Arc::new(sized(2, 8));
+        let busy = occupy(&delegator);
+        let go = Gate::new();
+        let owner = Mutex::new(Some(Arc::clone(&delegator)));
+        let job = Job::new("last owner", {
+            let go = go.clone();
+            move |_| {
+                go.wait();
+                drop(owner.lock().unwrap().take());
+                Ok(Vec::new())
+            }
+        });
+        let handle = delegator.submit(job).expect("room");
+        drop(delegator);
+        go.open();
+        assert_eq!(handle.wait().state(), JobState::Completed);
+        assert_eq!(busy.handle.state(), JobState::Running);
+        busy.release();
+        assert_eq!(busy.handle.wait().state(), JobState::Completed);
     });
 }
 
