@@ -64,11 +64,16 @@ limited() {
   timeout --kill-after 10 "$@"
 }
 
-# run_tests FLAG... [-- ARGUMENT...]: the unit and integration tests, with these flags of cargo and arguments of cargo test.
-# One of the tests runs an example, so the examples are built first.
+# run_tests FLAG... [-- ARGUMENT... [-- ARGUMENT...]]: the unit and integration tests, or those that the arguments of cargo
+# test say, with these flags of cargo, but without the tests in $skipped. One test file runs an example: it is built first.
 run_tests() {
-  local flags=()
+  local flags=() arguments=()
   while (($#)) && [[ $1 != -- ]]; do flags+=("$1") && shift; done
+  shift $(($# > 0))
+  while (($#)) && [[ $1 != -- ]]; do arguments+=("$1") && shift; done
+  shift $(($# > 0))
+  ((${#arguments[@]})) || arguments=(--lib --tests)
   cargo build "${flags[@]}" --examples
-  limited 2400 cargo test "${flags[@]}" --lib --tests --no-fail-fast "${@:2}"
+  limited 2400 cargo test "${flags[@]}" --no-fail-fast "${arguments[@]}" -- "${skipped[@]/#/--skip=}" "$@"
 }
+skipped=()
