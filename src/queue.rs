@@ -130,7 +130,7 @@ impl<T> Queue<T> {
             free: (capacity == 0).then(|| Padded(AtomicUsize::new(workers))),
             sleepers: Padded::default(),
             line: Padded::default(),
-            searchers: (cores / 2).max(1),
+            searchers: (cores / 2).max(2),
             good_part: (capacity / 4).max(1),
         }
     }

@@ -28,7 +28,7 @@ fn registering_and_cancelling() {
 
 #[test]
 fn two_cancels_above_one_listener() {
-    explore(3, || {
+    explore(5, || {
         let (parent, above) = Context::background().with_cancel();
         let (child, below) = parent.with_cancel();
         let called = Count::default();
@@ -119,7 +119,7 @@ fn two_causes_for_one_scope() {
 /// Rule 4: the scopes are different, and each has its own cancel.
 #[test]
 fn the_reason_never_changes() {
-    explore(3, || {
+    explore(5, || {
         let (parent, above) = Context::background().with_cancel();
         let (child, below) = parent.with_cancel();
         let first = spawn(move || above.cancel_with("above"));
@@ -140,7 +140,7 @@ fn the_reason_never_changes() {
 
 #[test]
 fn the_reason_never_changes_at_a_deadline() {
-    explore(3, || {
+    explore(5, || {
         let (scoped, canceller) = Context::background().with_cancel();
         let ctx = scoped.with_timeout(Duration::from_millis(4));
         let early = {

@@ -32,7 +32,7 @@ fn check(handle: &JobHandle, watch: &Watch, cancelled: bool) {
 
 #[test]
 fn worker_and_cancel() {
-    explore(3, || {
+    explore(5, || {
         let (rig, watch) = (Rig::new(1, 1), Watch::default());
         let handle = rig.accepted(watch.job("job"));
         rig.close();
@@ -41,6 +41,7 @@ fn worker_and_cancel() {
         if handle.state() == JobState::Cancelled {
             assert_eq!(watch.drops.get(), 1);
         }
+        assert!(cancelled || watch.runs.get() == 1, "a cancel that came too late came after the operation");
         worker.join().unwrap();
         check(&handle, &watch, cancelled);
         rig.check_accounts(1);
@@ -49,7 +50,7 @@ fn worker_and_cancel() {
 
 #[test]
 fn worker_and_two_cancels() {
-    explore(2, || {
+    explore(3, || {
         let (rig, watch) = (Rig::new(1, 1), Watch::default());
         let handle = rig.accepted(watch.job("job"));
         rig.close();
@@ -72,7 +73,7 @@ fn worker_and_two_cancels() {
 
 #[test]
 fn worker_and_deadline_and_cancel() {
-    explore(2, || {
+    explore(3, || {
         let (rig, watch) = (Rig::new(1, 1), Watch::default());
         let soon = Tick::now().after(std::time::Duration::from_millis(6));
         let handle = rig.accepted(watch.job("job").with_deadline(soon.instant().unwrap()));
@@ -95,13 +96,14 @@ fn worker_and_deadline_and_cancel() {
 /// The timer ends the job and leaves the captures to whoever looks next.
 #[test]
 fn worker_and_timer() {
-    explore(3, || {
+    explore(5, || {
         let (rig, watch) = (Rig::new(1, 1), Watch::default());
         let soon = Tick::now().after(std::time::Duration::from_millis(8));
         let handle = rig.accepted(watch.job("job").with_deadline(soon.instant().unwrap()));
         rig.close();
         let worker = rig.worker(0);
-        handle.task.timer_fired();
+        // Looks at the clock each time, so it is the right time soon.
+        (0..6).for_each(|_| handle.task.timer_fired());
         let drops = watch.drops.get();
         if handle.state() == JobState::TimedOut {
             assert_eq!(watch.drops.get(), 1, "a look drops what the timer left");
@@ -114,10 +116,31 @@ fn worker_and_timer() {
     });
 }
 
+/// The timer ends the job, or a cancel does.
+#[test]
+fn timer_and_cancel() {
+    explore(4, || {
+        let (rig, watch) = (Rig::new(1, 1), Watch::default());
+        let soon = Tick::now().after(std::time::Duration::from_millis(5));
+        let handle = rig.accepted(watch.job("job").with_deadline(soon.instant().unwrap()));
+        let timer = {
+            let task = crate::sync::Arc::clone(&handle.task);
+            spawn(move || {
+                task.timer_fired();
+                task.timer_fired();
+            })
+        };
+        let cancelled = handle.cancel();
+        timer.join().unwrap();
+        check(&handle, &watch, cancelled);
+        rig.check_accounts(1);
+    });
+}
+
 /// What a worker shares between jobs is not shared with a cancel that comes late.
 #[test]
 fn late_cancel_and_the_next_job() {
-    explore(2, || {
+    explore(4, || {
         let (rig, first, second) = (Rig::new(1, 2), Watch::default(), Watch::default());
         let cancelled = rig.accepted(first.job("first"));
         let next = rig.accepted({

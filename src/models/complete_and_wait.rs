@@ -43,7 +43,7 @@ fn two_waiters() {
 
 #[test]
 fn observer() {
-    explore(3, || {
+    explore(5, || {
         let (rig, watch) = (Rig::new(1, 1), Watch::default());
         let handle = rig.accepted(watch.job("job"));
         rig.close();
@@ -63,7 +63,7 @@ fn observer() {
 
 #[test]
 fn receiver_and_waiter() {
-    explore(2, || {
+    explore(4, || {
         let (rig, watch) = (Rig::new(1, 1), Watch::default());
         let handle = rig.accepted(watch.job("job"));
         rig.close();
@@ -104,7 +104,7 @@ fn waiter_that_gives_up() {
 /// Nobody works here: a wait that has parked is woken by a cancel of the queued job's context, and ends the job itself.
 #[test]
 fn waiter_of_a_queued_job_and_its_context() {
-    explore(3, || {
+    explore(5, || {
         let (rig, watch) = (Rig::new(1, 1), Watch::default());
         let (ctx, canceller) = Context::background().with_cancel();
         let handle = rig.accepted(watch.job("job").with_context(&ctx));

@@ -9,7 +9,7 @@ use crate::{Job, JobState, Shutdown};
 
 #[test]
 fn the_last_job() {
-    explore(2, || {
+    explore(5, || {
         let (rig, watch) = (Rig::new(1, 1), Watch::default());
         let handle = rig.accepted(watch.job("job"));
         rig.close();
@@ -23,7 +23,7 @@ fn the_last_job() {
 
 #[test]
 fn two_that_wait_and_a_cancel() {
-    explore(2, || {
+    explore(4, || {
         let rig = Rig::new(1, 1);
         let handle = rig.accepted(Job::new("job", |_| Ok(Vec::new())));
         let other = {
@@ -44,7 +44,7 @@ fn two_that_wait_and_a_cancel() {
 /// A submission counts from before its push, so its refusal has to wake those who wait.
 #[test]
 fn a_refused_submission() {
-    explore(3, || {
+    explore(5, || {
         let rig = Rig::new(1, 1);
         let first = rig.accepted(Job::new("first", |_| Ok(Vec::new())));
         let submitter = {

@@ -12,7 +12,7 @@ fn waiting(inner: &crate::JobHandle) -> Job {
 
 #[test]
 fn the_only_worker() {
-    explore(2, || {
+    explore(5, || {
         let (rig, watch) = (Rig::new(1, 2), Watch::default());
         let inner = rig.accepted(Job::new("first", |_| Ok(Vec::new())));
         let last = rig.engine.queue.try_pop().expect("the first");

@@ -17,7 +17,7 @@ fn take(queue: &Queue<u32>) -> Option<u32> {
 /// Rules 1 and 3.
 #[test]
 fn one_worker_and_a_push() {
-    explore(3, || {
+    explore(5, || {
         let queue = Arc::new(Queue::new(1, 1));
         let pusher = Arc::clone(&queue);
         let worker = spawn(move || assert_eq!(take(&queue), Some(7)));
@@ -29,7 +29,7 @@ fn one_worker_and_a_push() {
 /// Rule 2: the second push may have relied on the worker that searched for the first.
 #[test]
 fn two_workers_and_two_pushes() {
-    explore_from(2, || {
+    explore_from(3, || {
         let queue = Arc::new(Queue::new(2, 2));
         let workers = [(); 2].map(|()| {
             let queue = Arc::clone(&queue);
@@ -138,7 +138,7 @@ fn pop(rig: &Rig, mut count: usize) {
 /// A pop makes room for a submitter that lines up.
 #[test]
 fn one_submitter_and_a_pop() {
-    explore(3, || {
+    explore(5, || {
         let rig = Rig::new(1, 1);
         let _first = rig.accepted(job());
         let submitter = {
@@ -153,7 +153,7 @@ fn one_submitter_and_a_pop() {
 /// Rule 5: who was called calls the next. The last pop may be over before the second submitter is in the line.
 #[test]
 fn two_submitters_and_two_pops() {
-    explore(2, || {
+    explore(1, || {
         let rig = Rig::new(1, 2);
         let _kept = [rig.accepted(job()), rig.accepted(job())];
         let submitters = [(); 2].map(|()| {
@@ -168,7 +168,7 @@ fn two_submitters_and_two_pops() {
 /// Rule 4: a single place is not a good part of this queue, but whoever has waited for a moment gets it.
 #[test]
 fn an_urgent_submitter_and_a_single_pop() {
-    explore(2, || {
+    explore(4, || {
         let rig = Rig::new(1, 8);
         let _kept = [(); 8].map(|()| rig.accepted(job()));
         let submitter = {
@@ -197,7 +197,7 @@ fn two_submitters_and_a_close() {
 /// Without a queue, a submitter waits for a worker to be free.
 #[test]
 fn hand_off() {
-    explore(2, || {
+    explore(1, || {
         let rig = Rig::new(1, 0);
         let worker = rig.worker(0);
         let submitter = {

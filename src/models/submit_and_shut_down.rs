@@ -106,7 +106,7 @@ fn cancel_with_a_full_queue() {
 
 #[test]
 fn the_report_of_a_cancel() {
-    explore(2, || {
+    explore(3, || {
         let (rig, watch) = (Rig::new(1, 2), Watch::default());
         let handles = [rig.accepted(watch.job("first")), rig.accepted(watch.job("second"))];
         let worker = rig.worker(0);
