@@ -299,8 +299,8 @@ fn cancelling_a_job_leaves_its_context_and_its_siblings_alone() {
         gates.iter().for_each(Gate::wait);
         let queued =
             [(); 2].map(|()| delegator.submit(yields("sibling", "").with_context(&ctx)).expect("room"));
-        assert!(running[0].cancel());
         assert!(queued[0].cancel());
+        assert!(running[0].cancel());
         assert_eq!(running[0].wait().state(), JobState::Cancelled);
         assert!(!ctx.is_done());
         assert!(!running[1].is_finished());

@@ -225,6 +225,7 @@ fn the_error_of_a_context_never_changes() {
         }
         assert!(timed_out.error().is_some_and(|error| error.is_timeout()));
         assert_eq!(cause(&timed_out), None);
+        cancel.cancel_with("again");
         cancel_root.cancel_with("late");
     }
     assert_eq!(cause(&root).as_deref(), Some("late"));

@@ -158,6 +158,34 @@ fn an_unstarted_job_leaves_the_time_limit_of_its_delegator_behind() {
 }
 
 #[test]
+fn only_jobs_whose_contexts_are_not_done_are_handed_back() {
+    watchdog(|| {
+        let delegator = sized(1, 8);
+        let busy = occupy(&delegator);
+        let (ctx, canceller) = Context::background().with_cancel();
+        let deadline = Instant::now() + BRIEF;
+        let jobs = [
+            yields("late", "").with_deadline(deadline),
+            yields("stopped", "").with_context(&ctx),
+            yields("unstarted", ""),
+        ];
+        let [late, stopped, unstarted] = jobs.map(|job| delegator.submit(job).expect("room"));
+        canceller.cancel_with("before the shutdown");
+        thread::sleep(deadline.saturating_duration_since(Instant::now()));
+        // Nobody has looked at them yet.
+        let report = delegator.shutdown(Shutdown::cancel().within(Duration::ZERO));
+        busy.release();
+        assert_eq!(report.unstarted.iter().map(Job::id).collect::<Vec<_>>(), [unstarted.id()]);
+        assert_eq!((report.failed, report.cancelled, covered(&report)), (1, 1, 4), "{report:?}");
+        assert_eq!(late.state(), JobState::TimedOut);
+        let record = stopped.wait();
+        assert_eq!(record.state(), JobState::Cancelled);
+        let cause = record.error().and_then(|error| error.get_ref()).map(ToString::to_string);
+        assert_eq!(cause.as_deref(), Some("before the shutdown"));
+    });
+}
+
+#[test]
 fn an_unstarted_job_can_move_again_and_again() {
     watchdog(|| {
         let mut job = yields("nomad", "home");
@@ -195,8 +223,9 @@ fn an_unstarted_job_is_dropped_with_the_report() {
 fn an_operation_that_never_returns_is_reported_and_left_behind() {
     watchdog(|| {
         for (shutdown, limit) in [
-            (Shutdown::drain().within(Duration::from_millis(50)), 50),
-            (Shutdown::cancel().within(Duration::from_millis(50)), 50),
+            // Longer than the grace.
+            (Shutdown::drain().within(Duration::from_millis(300)), 300),
+            (Shutdown::cancel().within(Duration::from_millis(300)), 300),
             (Shutdown::drain().within(Duration::ZERO), 0),
             (Shutdown::cancel().within(Duration::ZERO), 0),
         ] {

@@ -206,6 +206,24 @@ fn jobs_run_inside_other_jobs_are_counted_like_all_others() {
 }
 
 #[test]
+fn a_job_that_ran_inside_another_is_counted_while_the_other_goes_on() {
+    watchdog(|| {
+        let delegator = Arc::new(sized(1, 1));
+        let inside = Arc::clone(&delegator);
+        let outer = Job::new("outer", move |_| {
+            let queued = inside.submit(yields("queued", ""))?;
+            assert!(inside.submit(yields("at once", ""))?.is_finished());
+            assert_eq!(numbers(&inside.stats()), [1, 1, 3, 1, 0, 0, 0, 0, 0]);
+            drop(queued);
+            Ok(Vec::new())
+        });
+        delegator.submit(outer).expect("room").join().expect("completed");
+        delegator.wait_idle();
+        assert_eq!(numbers(&delegator.stats()), [0, 0, 3, 3, 0, 0, 0, 0, 0]);
+    });
+}
+
+#[test]
 fn the_numbers_of_what_is_over_never_go_down() {
     watchdog(|| {
         let delegator = Arc::new(sized(2, 16));

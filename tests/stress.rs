@@ -4,8 +4,8 @@ mod common;
 #[path = "common/pool.rs"]
 mod pool;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -112,8 +112,19 @@ fn work_that_arrives_while_workers_fall_asleep_is_not_forgotten() {
                 2 => thread::yield_now(),
                 _ => thread::sleep(Duration::from_micros(random.below(150))),
             }
-            let handles: Vec<_> = (0..=random.below(4))
-                .map(|n| delegator.enter(WAITING[n as usize % 3], yields("wakes", "")).expect("room"))
+            // Now and then as many as there are workers, none of which ends before all have begun.
+            let together = random.below(3) == 0;
+            let count = if together { 3 } else { random.below(5) + 1 };
+            let barrier = Arc::new(Barrier::new(if together { 3 } else { 1 }));
+            let handles: Vec<_> = (0..count)
+                .map(|n| {
+                    let barrier = Arc::clone(&barrier);
+                    let job = Job::new("wakes", move |_| {
+                        barrier.wait();
+                        Ok(Vec::new())
+                    });
+                    delegator.enter(WAITING[n as usize % 3], job).expect("room")
+                })
                 .collect();
             for handle in handles {
                 let record = handle.wait_timeout(PATIENCE);

@@ -327,6 +327,39 @@ fn all_blocked_submits_get_in_one_after_the_other() {
 }
 
 #[test]
+fn room_for_one_lets_in_one_blocked_submit() {
+    watchdog(|| {
+        for capacity in [1, 2, 8, 100] {
+            let delegator = sized(1, capacity);
+            let busy = occupy(&delegator);
+            let (started, release) = (Gate::new(), Gate::new());
+            let next = delegator.submit(gated("next", &started, &release)).expect("room");
+            let queued = fill(&delegator, capacity - 1);
+            let blocked: Vec<_> = (0..2)
+                .map(|_| {
+                    let submitter = delegator.submitter();
+                    thread::spawn(move || submitter.submit(yields("blocked", "")))
+                })
+                .collect();
+            pause();
+            assert!(blocked.iter().all(|thread| !thread.is_finished()));
+            busy.release();
+            started.wait();
+            // One place is free now, and the worker makes no other.
+            eventually("one of them is in", || blocked.iter().any(thread::JoinHandle::is_finished));
+            pause();
+            assert_eq!(blocked.iter().filter(|thread| thread.is_finished()).count(), 1);
+            assert_eq!(next.state(), JobState::Running);
+            release.open();
+            for thread in blocked {
+                assert_eq!(thread.join().unwrap().expect("room").wait().state(), JobState::Completed);
+            }
+            assert!(queued.iter().all(JobHandle::is_finished));
+        }
+    });
+}
+
+#[test]
 fn room_for_several_lets_in_several_blocked_submits() {
     watchdog(|| {
         for capacity in [3, 8] {
@@ -680,6 +713,26 @@ fn a_queue_without_places_never_promises_one_worker_twice() {
             release.open();
             assert!(accepted.iter().all(|handle| handle.wait().state() == JobState::Completed));
         }
+    });
+}
+
+#[test]
+fn a_queue_without_places_gets_back_the_worker_that_was_meant_for_a_cancelled_job() {
+    watchdog(|| {
+        let delegator = sized(2, 0);
+        for n in 0..300 {
+            let (ctx, canceller) = Context::background().with_cancel();
+            let handle = delegator.submit(yields("cancelled", "").with_context(&ctx)).expect("a worker");
+            if n % 2 == 0 {
+                handle.cancel();
+            } else {
+                canceller.cancel();
+            }
+            assert!(handle.wait().state().is_finished());
+        }
+        let busy = [occupy(&delegator), occupy(&delegator)];
+        assert!(delegator.try_submit(yields("one too many", "")).is_err());
+        drop(busy);
     });
 }
 

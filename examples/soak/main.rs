@@ -34,9 +34,9 @@ const CHURNERS: usize = 1;
 const READERS: usize = 1;
 const ROUND: Duration = Duration::from_secs(1);
 
-/// By how much memory may differ from what it was after the warm-up. It is noise: threads come and go, and allocators
-/// keep what they may need again. A leak of one byte per job is more than that in less than an hour.
-const SLACK: u64 = 32 << 20;
+/// By how much memory may grow after the warm-up. That much is noise: threads come and go, and allocators keep what they may
+/// need again. A leak of one byte per job is more than that within a quarter of an hour.
+const SLACK: u64 = 16 << 20;
 
 /// How many rounds pass before memory is measured for the first time, if there are that many.
 const WARM_UP: u64 = 30;

@@ -78,7 +78,7 @@ pub(crate) fn last_panic() -> String {
 
 /// Ends the process with a report when nothing has moved for so long.
 pub(crate) fn watchdog(pace: Arc<Pace>, delegator: &Arc<Delegator>, seed: u64) {
-    const HANG: Duration = Duration::from_secs(45);
+    const HANG: Duration = Duration::from_secs(120);
 
     let delegator = Arc::downgrade(delegator);
     let watch = move || {

@@ -11,8 +11,8 @@ use workpath::{
     Context, Error, ErrorKind, Job, JobHandle, JobId, JobRecord, JobState, SubmitError, Submitter,
 };
 
-/// Far more than anything here needs, also on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Far more than anything here needs, also on a machine that gives it a hundredth of a core.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The one ledger of the process.
 pub(crate) static LEDGER: Ledger = Ledger::new();
