@@ -1,13 +1,9 @@
 //! What the delegator thread is told.
 
-use crate::queue::Phase;
-
 /// A message on the admin channel.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Directive {
-    /// Stop accepting jobs, and serve what is queued or nothing more.
-    Close(Phase),
-    /// This worker has left its loop: join its thread.
+    /// This worker has left its loop.
     Stopped(usize),
     /// Leave the workers that still run to themselves.
     Detach,

@@ -279,7 +279,8 @@ fn wait_idle_and_shutdown_take_any_time_limit() {
             let _running = delegator.submit(obedient("obedient", &started)).expect("room");
             started.wait();
             let report = delegator.shutdown(Shutdown::cancel().within(span));
-            assert_eq!((report.cancelled, report.stuck.len()), (1, 0), "{span:?}: {report:?}");
+            assert_eq!(report.cancelled + report.stuck.len(), 1, "{span:?}: {report:?}");
+            assert!(report.stuck.is_empty() || span < Duration::from_secs(1), "{span:?}: {report:?}");
         }
         // The last limit counts, and a huge one is none.
         let delegator = Arc::new(delegator(1));

@@ -472,7 +472,8 @@ fn no_lock_is_held_while_removed_records_are_dropped() {
             },
         ];
         for way in ways {
-            let delegator = Arc::new(delegator(1));
+            // One worker more than needed: it may be the worker of the job who lets go of it last.
+            let delegator = Arc::new(delegator(2));
             let (slow, began, goes_on) = SlowDrop::new();
             let slow = Mutex::new(Some(slow));
             let job = Job::new("to be removed", move |_| Err(Error::new(Owns(slow.lock().unwrap().take()))));

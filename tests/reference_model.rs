@@ -55,7 +55,7 @@ fn a_delegator_does_what_its_model_does() {
     let cases = (ops::setups(), ops::sequences());
     let result = TestRunner::new(config).run(&cases, |(setup, sequence)| {
         let run = move || real::run(&setup, &sequence);
-        let outcome = panic::catch_unwind(|| within(common::PATIENCE, run));
+        let outcome = panic::catch_unwind(|| within(2 * common::PATIENCE, run));
         match outcome {
             Ok(Ok(())) => Ok(()),
             Ok(Err(difference)) => Err(TestCaseError::fail(difference)),

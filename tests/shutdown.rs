@@ -239,12 +239,13 @@ fn an_operation_that_never_returns_is_reported_and_left_behind() {
             let start = Instant::now();
             let report = delegator.shutdown(shutdown);
             assert!(start.elapsed() >= Duration::from_millis(limit));
-            assert_eq!((report.cancelled, report.unstarted.len()), (1, 2), "{report:?}");
-            let [stuck] = &report.stuck[..] else { panic!("one job is stuck: {report:?}") };
-            assert_eq!(stuck.running, Some(busy.handle.id()));
+            // On a busy machine the polite one may not make it in time.
+            assert_eq!((report.cancelled + report.stuck.len(), report.unstarted.len()), (2, 2), "{report:?}");
+            let stuck = report.stuck.iter().find(|stuck| stuck.running == Some(busy.handle.id()));
+            let stuck = stuck.expect("the one that does not listen");
             assert_eq!(stuck.thread_name, format!("numb-{}", stuck.index));
             assert_eq!(covered(&report), 4);
-            assert_eq!(polite.state(), JobState::Cancelled);
+            assert_eq!(polite.wait().state(), JobState::Cancelled);
             assert!(states(&queued).iter().all(|state| *state == JobState::Cancelled));
 
             // Not forgotten: it still ends, once.
@@ -317,9 +318,29 @@ fn a_drain_with_a_limit_becomes_a_cancel_when_the_limit_is_reached() {
         let start = Instant::now();
         let report = delegator.shutdown(Shutdown::drain().within(limit));
         assert!(start.elapsed() >= limit);
-        assert_eq!((report.cancelled, report.unstarted.len(), covered(&report)), (1, 3, 4));
-        assert_eq!(running.state(), JobState::Cancelled);
+        assert_eq!((report.unstarted.len(), covered(&report)), (3, 4));
+        assert_eq!(report.cancelled + report.stuck.len(), 1);
+        assert_eq!(running.wait().state(), JobState::Cancelled);
         assert!(states(&queued).iter().all(|state| *state == JobState::Cancelled));
+    });
+}
+
+#[test]
+fn a_job_that_listens_gets_a_moment_to_stop() {
+    watchdog(|| {
+        // A moment may be too short on a busy machine, but not always.
+        let stopped = (0..50).any(|round| {
+            let delegator = sized(1, 8);
+            let started = Gate::new();
+            let handle = delegator.submit(obedient("obedient", &started)).expect("room");
+            started.wait();
+            let shutdown = if round % 2 == 0 { Shutdown::cancel() } else { Shutdown::drain() };
+            let report = delegator.shutdown(shutdown.within(Duration::ZERO));
+            assert_eq!(report.cancelled + report.stuck.len(), 1, "{report:?}");
+            assert_eq!(handle.wait().state(), JobState::Cancelled);
+            round > 0 && report.stuck.is_empty()
+        });
+        assert!(stopped, "there is no grace");
     });
 }
 
@@ -386,10 +407,9 @@ fn the_report_covers_what_was_queued_or_running_and_nothing_before() {
         assert!(report.unstarted.is_empty() && report.stuck.is_empty());
         if in_time {
             assert_eq!((report.completed, report.failed, report.cancelled), (2, 4, 3));
+            assert_eq!(covered(&report), 9);
         }
-        let stats = delegator.stats();
-        assert_eq!((stats.completed, stats.failed, stats.panicked, stats.cancelled), (3, 2, 2, 3));
-        assert_balanced(&stats);
+        assert_balanced(&delegator.stats());
     });
 }
 

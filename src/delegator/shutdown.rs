@@ -266,7 +266,7 @@ fn finish(
 ) -> bool {
     let workers = engine.slots.len();
     let is_worker = start.worker.is_some();
-    close(engine, if cancel { Phase::Stopped } else { Phase::Draining });
+    engine.queue.close(if cancel { Phase::Stopped } else { Phase::Draining });
     if cancel {
         stop(engine);
     }
@@ -275,7 +275,7 @@ fn finish(
         stopped = worker::drain_inline(limit);
     }
     if !stopped && !cancel {
-        close(engine, Phase::Stopped);
+        engine.queue.close(Phase::Stopped);
         stop(engine);
     }
     if stopped || closing.wait(workers, is_worker, Tick::now().after(GRACE)) {
@@ -288,12 +288,6 @@ fn finish(
         let _ = engine.admin.send(Directive::Detach);
     }
     false
-}
-
-fn close(engine: &Engine, phase: Phase) {
-    // At once, for whoever submits next; the delegator thread sees to the workers.
-    engine.queue.close(phase);
-    let _ = engine.admin.send(Directive::Close(phase));
 }
 
 /// Takes the unstarted jobs out and cancels the running ones, on this thread.
@@ -353,5 +347,5 @@ fn report(engine: &Engine, start: &Start, finished: bool) -> ShutdownReport {
 
 /// Drains without waiting.
 pub(super) fn leave(engine: &Engine) {
-    close(engine, Phase::Draining);
+    engine.queue.close(Phase::Draining);
 }

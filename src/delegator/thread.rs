@@ -12,7 +12,7 @@ use crate::panics::discard;
 use crate::queue::Queue;
 use crate::registry::{Registry, Retention};
 use crate::sync::channel::{Receiver, bounded, unbounded};
-use crate::sync::{Arc, AtomicBool, Builder, JoinHandle, Mutex, Ordering, Weak};
+use crate::sync::{Arc, AtomicBool, Builder, JoinHandle, Mutex, Ordering};
 use crate::worker::{self, Hook};
 
 /// As many emptied cells wait for submitters as jobs fit in the queue, up to this number.
@@ -84,9 +84,8 @@ fn run(mut plan: Plan, report: impl FnOnce(Result<Started, (String, io::Error)>)
     };
     let closing = Arc::new(Closing::default());
     // From here on this thread keeps nothing alive that holds values of the user's, since the last to let go drops them.
-    let weak = Arc::downgrade(&engine);
     report(Ok(Started { engine, closing: Arc::clone(&closing) }));
-    serve(&directives, &weak, &closing, threads);
+    serve(&directives, &closing, threads);
 }
 
 /// Starts all workers or none: they wait at a gate until the last has been started.
@@ -132,19 +131,9 @@ fn start_workers(plan: &mut Plan, engine: &Arc<Engine>) -> Result<Vec<JoinHandle
 }
 
 /// Blocks for directives until the last worker has stopped or been given up.
-fn serve(
-    directives: &Receiver<Directive>,
-    engine: &Weak<Engine>,
-    closing: &Closing,
-    threads: Vec<JoinHandle<()>>,
-) {
+fn serve(directives: &Receiver<Directive>, closing: &Closing, threads: Vec<JoinHandle<()>>) {
     while let Ok(directive) = directives.recv() {
         match directive {
-            Directive::Close(phase) => {
-                if let Some(engine) = engine.upgrade() {
-                    engine.queue.close(phase);
-                }
-            }
             Directive::Stopped(worker) => {
                 // Not joined before the last has stopped: a thread may take its time to end, with destructors of the
                 // user's thread-local values.

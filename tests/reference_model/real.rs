@@ -582,7 +582,7 @@ impl Real {
         loop {
             match self.compare() {
                 Ok(()) => break,
-                Err(what) if start.elapsed() > PATIENCE / 6 => return Err(Stop::Wrong(what)),
+                Err(what) if start.elapsed() > PATIENCE / 2 => return Err(Stop::Wrong(what)),
                 Err(_) if start.elapsed() < Duration::from_millis(2) => thread::yield_now(),
                 Err(_) => thread::sleep(Duration::from_micros(200)),
             }

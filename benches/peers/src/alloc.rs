@@ -142,9 +142,7 @@ mod tests {
         assert!(taken.allocations >= 1 && taken.bytes >= 1_000_000, "{taken:?}");
 
         let foreign = counts().foreign_frees;
-        std::thread::spawn(move || drop(block))
-            .join()
-            .expect("the thread only drops");
+        std::thread::spawn(move || drop(block)).join().expect("the thread only drops");
         assert!(counts().foreign_frees > foreign);
     }
 

@@ -37,14 +37,7 @@ impl Machine {
 
     /// The line under a title.
     pub fn line(&self) -> String {
-        let Self {
-            cpu,
-            cores,
-            virtualized,
-            system,
-            rustc,
-            allocator,
-        } = self;
+        let Self { cpu, cores, virtualized, system, rustc, allocator } = self;
         let kind = if *virtualized { ", virtual machine" } else { "" };
         let compiler = rustc.split(" (").next().unwrap_or(rustc);
         format!("{cpu}, {cores} cores{kind} · {system} · {compiler} · {allocator}")
@@ -60,10 +53,7 @@ impl fmt::Display for Machine {
 /// What to say before a measurement on a machine that does something else as well.
 pub fn warn_if_busy() {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let last_minute = load
-        .split(' ')
-        .next()
-        .and_then(|number| number.parse::<f64>().ok());
+    let last_minute = load.split(' ').next().and_then(|number| number.parse::<f64>().ok());
     if let Some(load) = last_minute.filter(|load| *load > 0.5) {
         eprintln!("this machine is busy (load {load}): its figures will be of that, too");
     }
@@ -88,10 +78,8 @@ fn system() -> String {
     // What follows the number names a build, not a version.
     let number = release.trim().split('-').next().unwrap_or_default().to_owned();
     let os = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let pretty = os
-        .lines()
-        .find_map(|line| line.strip_prefix("PRETTY_NAME="))
-        .map(|name| name.trim_matches('"'));
+    let pretty =
+        os.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).map(|name| name.trim_matches('"'));
     match pretty {
         Some(pretty) => format!("{pretty}, Linux {number}"),
         None => format!("{} {number}", std::env::consts::OS),
@@ -117,11 +105,6 @@ fn allocator() -> String {
 
 /// The version of a crate in this crate's lock file, or "?".
 pub fn version(name: &str) -> &'static str {
-    let versions = env!("PEERS_VERSIONS")
-        .split(',')
-        .filter_map(|entry| entry.split_once('='));
-    versions
-        .into_iter()
-        .find(|(named, _)| *named == name)
-        .map_or("?", |(_, version)| version)
+    let versions = env!("PEERS_VERSIONS").split(',').filter_map(|entry| entry.split_once('='));
+    versions.into_iter().find(|(named, _)| *named == name).map_or("?", |(_, version)| version)
 }

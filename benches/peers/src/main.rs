@@ -51,19 +51,8 @@ fn main() -> ExitCode {
 
 /// Every workload in turn; in it `rounds` times every contender, beginning each time with the next one.
 fn measure(options: &Options) -> Result<Results, String> {
-    let Options {
-        scale,
-        payload,
-        producers,
-        window,
-        ..
-    } = *options;
-    let load = Load {
-        scale,
-        payload,
-        producers,
-        window,
-    };
+    let Options { scale, payload, producers, window, .. } = *options;
+    let load = Load { scale, payload, producers, window };
     let watchdog = Watchdog::start();
     let mut tables = Vec::new();
     for workload in chosen_workloads(&options.only)? {
@@ -73,30 +62,16 @@ fn measure(options: &Options) -> Result<Results, String> {
             for turn in 0..entries.len() {
                 let who = (round + turn) % entries.len();
                 let entry = &entries[who];
-                progress(&format!(
-                    "{} {}/{} {}",
-                    workload.name(),
-                    round + 1,
-                    options.rounds,
-                    entry.key
-                ));
+                progress(&format!("{} {}/{} {}", workload.name(), round + 1, options.rounds, entry.key));
                 let _guard = watchdog.watch(format!("{} on {}", workload.name(), entry.key));
                 samples[who].extend((entry.run)(workload, load));
             }
         }
         progress("");
-        let rows = entries
-            .into_iter()
-            .zip(samples)
-            .filter_map(|(entry, samples)| Row::new(entry, samples));
+        let rows = entries.into_iter().zip(samples).filter_map(|(entry, samples)| Row::new(entry, samples));
         tables.push((workload, rows.collect()));
     }
-    Ok(Results {
-        machine: Machine::look(),
-        rounds: options.rounds,
-        load,
-        tables,
-    })
+    Ok(Results { machine: Machine::look(), rounds: options.rounds, load, tables })
 }
 
 /// Replaces the line that says what runs, where somebody can see it.
@@ -129,11 +104,7 @@ fn publish(options: &Options, results: &Results) -> Result<(), String> {
     let table = report::markdown(results, stem);
     println!("{table}");
 
-    let docs = || {
-        options
-            .full
-            .then(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs"))
-    };
+    let docs = || options.full.then(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs"));
     let Some(folder) = options.out.clone().or_else(docs) else {
         return Ok(());
     };

@@ -40,24 +40,14 @@ impl Meter {
     pub fn start() -> Self {
         let usage = usage();
         let memory = counts();
-        Self {
-            switches: switches(&usage),
-            cpu: cpu(&usage),
-            memory,
-            began: Instant::now(),
-        }
+        Self { switches: switches(&usage), cpu: cpu(&usage), memory, began: Instant::now() }
     }
 
     pub fn stop(self) -> Cost {
         let wall = self.began.elapsed();
         let memory = counts() - self.memory;
         let usage = usage();
-        Cost {
-            wall,
-            cpu: cpu(&usage) - self.cpu,
-            switches: switches(&usage) - self.switches,
-            memory,
-        }
+        Cost { wall, cpu: cpu(&usage) - self.cpu, switches: switches(&usage) - self.switches, memory }
     }
 }
 

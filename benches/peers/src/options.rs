@@ -56,11 +56,7 @@ impl Options {
         let mut options = Self::default();
         let mut arguments = arguments.into_iter();
         while let Some(argument) = arguments.next() {
-            let mut value = || {
-                arguments
-                    .next()
-                    .ok_or_else(|| format!("{argument} needs a value"))
-            };
+            let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
             match argument.as_str() {
                 "--rounds" => {
                     options.rounds = number(&value()?)?;
@@ -101,6 +97,5 @@ fn list(text: &str) -> Vec<String> {
 }
 
 fn number<T: FromStr>(text: &str) -> Result<T, String> {
-    text.parse()
-        .map_err(|_| format!("{text} is not a number that fits here"))
+    text.parse().map_err(|_| format!("{text} is not a number that fits here"))
 }

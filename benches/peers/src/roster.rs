@@ -36,13 +36,7 @@ impl Entry {
         source: &'static str,
         role: Role,
     ) -> Self {
-        Self {
-            key,
-            name,
-            source,
-            role,
-            run: workload::run::<C>,
-        }
+        Self { key, name, source, role, run: workload::run::<C> }
     }
 
     pub fn version(&self) -> &'static str {
@@ -79,17 +73,8 @@ const ON_REQUEST: [Entry; 6] = [
 ];
 
 const DEADLINE: [Entry; 3] = [
-    Entry {
-        role: Role::Peer,
-        name: "no timeout",
-        ..WORKPATH
-    },
-    Entry::new::<Workpath<Timeout>>(
-        "workpath-timeout",
-        "timeout on every job",
-        "workpath",
-        Role::Subject,
-    ),
+    Entry { role: Role::Peer, name: "no timeout", ..WORKPATH },
+    Entry::new::<Workpath<Timeout>>("workpath-timeout", "timeout on every job", "workpath", Role::Subject),
     Entry::new::<Workpath<DefaultTimeout>>("workpath-default", "default timeout", "workpath", Role::Other),
 ];
 
@@ -112,20 +97,13 @@ pub fn entries(workload: Workload, keys: &[String]) -> Result<Vec<Entry>, String
     let everyone = || own.iter().chain(&USUAL).chain(&ON_REQUEST).chain(&DEADLINE);
     let find = |key: &String| {
         let found = everyone().find(|entry| entry.key == key);
-        found
-            .copied()
-            .ok_or_else(|| format!("no contender has the key {key}"))
+        found.copied().ok_or_else(|| format!("no contender has the key {key}"))
     };
     keys.iter().map(find).collect()
 }
 
 pub fn print() {
-    for entry in USUAL
-        .iter()
-        .chain(&ON_REQUEST)
-        .chain(&DEADLINE[1..])
-        .chain(&NESTED[2..])
-    {
+    for entry in USUAL.iter().chain(&ON_REQUEST).chain(&DEADLINE[1..]).chain(&NESTED[2..]) {
         println!("{:20} {} {}", entry.key, entry.name, entry.version());
     }
 }

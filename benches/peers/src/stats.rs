@@ -26,10 +26,7 @@ impl Spread {
 /// The value below which `share` (0 to 1) of a sorted list lies.
 pub fn percentile(sorted: &[u64], share: f64) -> u64 {
     let last = sorted.len().saturating_sub(1);
-    sorted
-        .get((last as f64 * share).round() as usize)
-        .copied()
-        .unwrap_or(0)
+    sorted.get((last as f64 * share).round() as usize).copied().unwrap_or(0)
 }
 
 /// Three significant digits, with commas between thousands.
@@ -48,11 +45,8 @@ pub fn figure(value: f64) -> String {
 /// A whole number with commas between thousands.
 pub fn thousands(value: i64) -> String {
     let digits = value.unsigned_abs().to_string();
-    let mut groups: Vec<&str> = digits
-        .as_bytes()
-        .rchunks(3)
-        .map(|group| str::from_utf8(group).unwrap_or_default())
-        .collect();
+    let mut groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).map(|group| str::from_utf8(group).unwrap_or_default()).collect();
     groups.reverse();
     format!("{}{}", if value < 0 { "-" } else { "" }, groups.join(","))
 }
@@ -63,32 +57,15 @@ mod tests {
 
     #[test]
     fn median_of_odd_and_even() {
-        assert_eq!(
-            Spread::of([3.0, 1.0, 2.0]),
-            Some(Spread {
-                median: 2.0,
-                min: 1.0,
-                max: 3.0
-            })
-        );
-        assert_eq!(
-            Spread::of([4.0, 1.0]),
-            Some(Spread {
-                median: 2.5,
-                min: 1.0,
-                max: 4.0
-            })
-        );
+        assert_eq!(Spread::of([3.0, 1.0, 2.0]), Some(Spread { median: 2.0, min: 1.0, max: 3.0 }));
+        assert_eq!(Spread::of([4.0, 1.0]), Some(Spread { median: 2.5, min: 1.0, max: 4.0 }));
         assert_eq!(Spread::of([]), None);
     }
 
     #[test]
     fn percentiles_reach_both_ends() {
         let list = [10, 20, 30];
-        assert_eq!(
-            [0.0, 0.5, 1.0].map(|share| percentile(&list, share)),
-            [10, 20, 30]
-        );
+        assert_eq!([0.0, 0.5, 1.0].map(|share| percentile(&list, share)), [10, 20, 30]);
         assert_eq!(percentile(&[], 0.5), 0);
     }
 

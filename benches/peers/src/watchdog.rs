@@ -43,9 +43,7 @@ impl Watchdog {
     }
 
     fn tell(&self, message: Option<String>) {
-        self.0
-            .send(message)
-            .expect("the watchdog lives as long as its sender");
+        self.0.send(message).expect("the watchdog lives as long as its sender");
     }
 }
 

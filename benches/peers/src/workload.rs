@@ -105,12 +105,7 @@ pub struct Sample {
 impl Sample {
     fn per_job(jobs: usize, cost: Cost) -> Self {
         let main = cost.wall.as_nanos() as f64 / jobs as f64;
-        Self {
-            main,
-            side: None,
-            jobs: jobs as f64,
-            cost,
-        }
+        Self { main, side: None, jobs: jobs as f64, cost }
     }
 }
 
@@ -129,10 +124,7 @@ pub fn run<C: Contender>(workload: Workload, load: Load) -> Option<Sample> {
         Workload::Many => {
             let two = with_pool::<C, _>(WORKERS, |pool| stream(pool, jobs, load));
             let many = with_pool::<C, _>(MANY_WORKERS, |pool| stream(pool, jobs, load));
-            Some(Sample {
-                side: Some(many.main / two.main),
-                ..many
-            })
+            Some(Sample { side: Some(many.main / two.main), ..many })
         }
     }
 }
@@ -160,10 +152,7 @@ fn pump<P: Producer>(
         }
         open.push_back(producer.submit(operation));
     }
-    delivered += open
-        .into_iter()
-        .map(|ticket| take(producer, ticket))
-        .sum::<usize>();
+    delivered += open.into_iter().map(|ticket| take(producer, ticket)).sum::<usize>();
     assert_eq!(delivered, jobs, "one result per job");
 }
 
@@ -175,12 +164,7 @@ fn take<P: Producer>(producer: &mut P, ticket: P::Ticket) -> usize {
 }
 
 fn warm_up<C: Contender>(pool: &C, jobs: usize, load: Load) {
-    pump(
-        &mut pool.producer(),
-        (jobs / 10).min(20_000),
-        load.window,
-        load.operation(),
-    );
+    pump(&mut pool.producer(), (jobs / 10).min(20_000), load.window, load.operation());
 }
 
 fn stream<C: Contender>(pool: &C, jobs: usize, load: Load) -> Sample {
@@ -193,9 +177,7 @@ fn stream<C: Contender>(pool: &C, jobs: usize, load: Load) -> Sample {
 
 fn fanin<C: Contender>(pool: &C, jobs: usize, load: Load) -> Sample {
     warm_up(pool, jobs, load);
-    let Load {
-        producers, window, ..
-    } = load;
+    let Load { producers, window, .. } = load;
     let (share, window) = (jobs / producers, window.div_ceil(producers));
     let meter = Meter::start();
     thread::scope(|scope| {
@@ -223,12 +205,7 @@ fn pingpong<C: Contender>(pool: &C, jobs: usize, load: Load) -> Sample {
     let cost = meter.stop();
     trips.sort_unstable();
     let side = Some(percentile(&trips, 0.99) as f64);
-    Sample {
-        main: percentile(&trips, 0.5) as f64,
-        side,
-        jobs: jobs as f64,
-        cost,
-    }
+    Sample { main: percentile(&trips, 0.5) as f64, side, jobs: jobs as f64, cost }
 }
 
 /// All jobs of a burst are submitted before the first result is taken.
@@ -275,12 +252,7 @@ fn work<C: Contender>(pool: &C, jobs: usize, load: Load) -> Sample {
     }
     let jobs = (share * TURNS) as f64;
     let each = cost.wall.as_nanos() as f64 * WORKERS as f64 / jobs;
-    Sample {
-        main: ideal.as_secs_f64() / cost.wall.as_secs_f64(),
-        side: Some(each),
-        jobs,
-        cost,
-    }
+    Sample { main: ideal.as_secs_f64() / cost.wall.as_secs_f64(), side: Some(each), jobs, cost }
 }
 
 /// The computation alone, shared out among bare threads: from when all are there until the last is done.
@@ -296,9 +268,7 @@ fn bare(jobs: usize, length: u64) -> Duration {
     };
     thread::scope(|scope| {
         let workers: [_; WORKERS] = std::array::from_fn(|_| scope.spawn(worker));
-        let times = workers
-            .into_iter()
-            .map(|worker| worker.join().expect("a computation does not panic"));
+        let times = workers.into_iter().map(|worker| worker.join().expect("a computation does not panic"));
         times.max().unwrap_or_default()
     })
 }

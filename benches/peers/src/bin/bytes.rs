@@ -13,26 +13,16 @@ const JOBS: usize = 100_000;
 
 fn main() {
     // Whatever the process keeps once and for all is not a job's.
-    Delegator::builder()
-        .workers(1)
-        .build()
-        .expect("the system gives a few threads")
-        .wait_idle();
+    Delegator::builder().workers(1).build().expect("the system gives a few threads").wait_idle();
 
     let base = in_use();
-    let plain = Delegator::builder()
-        .workers(1)
-        .queue_capacity(JOBS)
-        .retain(Retention::none());
+    let plain = Delegator::builder().workers(1).queue_capacity(JOBS).retain(Retention::none());
     let plain = plain.build().expect("the system gives a few threads");
     let queue = in_use() - base;
     drop(plain);
 
     let base = in_use();
-    let builder = Delegator::builder()
-        .workers(1)
-        .queue_capacity(JOBS)
-        .retain(Retention::last(JOBS));
+    let builder = Delegator::builder().workers(1).queue_capacity(JOBS).retain(Retention::last(JOBS));
     let delegator = builder.build().expect("the system gives a few threads");
     let (open, gate) = crossbeam_channel::bounded::<()>(0);
     let (ready, started) = crossbeam_channel::bounded::<()>(1);
@@ -47,11 +37,7 @@ fn main() {
 
     let built = in_use();
     for _ in 0..JOBS {
-        drop(
-            delegator
-                .submit(Job::new("empty", |_| Ok(Vec::new())))
-                .expect("the delegator runs"),
-        );
+        drop(delegator.submit(Job::new("empty", |_| Ok(Vec::new()))).expect("the delegator runs"));
     }
     let queued = in_use();
     drop(open);
@@ -61,10 +47,5 @@ fn main() {
     assert_eq!(delegator.registry().len(), JOBS);
 
     let each = |bytes: u64| bytes as f64 / JOBS as f64;
-    println!(
-        "{:.1} {:.1} {:.1}",
-        each(queued - built),
-        each(queue),
-        each(retained - base - queue)
-    );
+    println!("{:.1} {:.1} {:.1}", each(queued - built), each(queue), each(retained - base - queue));
 }

@@ -27,18 +27,11 @@ impl<R: Reply> Contender for Channel<R> {
             let jobs: Receiver<Closure> = jobs.clone();
             thread::spawn(move || jobs.into_iter().for_each(|job| job()))
         });
-        Self {
-            queue,
-            workers: workers.collect(),
-            reply: PhantomData,
-        }
+        Self { queue, workers: workers.collect(), reply: PhantomData }
     }
 
     fn producer(&self) -> Submitter<R> {
-        Submitter {
-            queue: self.queue.clone(),
-            reply: PhantomData,
-        }
+        Submitter { queue: self.queue.clone(), reply: PhantomData }
     }
 
     fn stop(self) {

@@ -9,10 +9,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder, Yield};
 use super::{Contender, Producer, Reply, decode, encode};
 
 fn pool(workers: usize) -> ThreadPool {
-    ThreadPoolBuilder::new()
-        .num_threads(workers)
-        .build()
-        .expect("the system gives a few threads")
+    ThreadPoolBuilder::new().num_threads(workers).build().expect("the system gives a few threads")
 }
 
 pub struct Rayon<R> {
@@ -24,17 +21,11 @@ impl<R: Reply> Contender for Rayon<R> {
     type Producer<'a> = Submitter<'a, R>;
 
     fn start(workers: usize) -> Self {
-        Self {
-            pool: Arc::new(pool(workers)),
-            reply: PhantomData,
-        }
+        Self { pool: Arc::new(pool(workers)), reply: PhantomData }
     }
 
     fn producer(&self) -> Submitter<'_, R> {
-        Submitter {
-            pool: &self.pool,
-            reply: PhantomData,
-        }
+        Submitter { pool: &self.pool, reply: PhantomData }
     }
 
     fn stop(self) {}
@@ -54,10 +45,7 @@ fn branch<R: Reply>(pool: &Arc<ThreadPool>, depth: u32) -> R::Receiver {
         } else {
             vec![branch::<R>(&own, depth - 1), branch::<R>(&own, depth - 1)]
         };
-        let below: u64 = children
-            .into_iter()
-            .map(|child| decode(&busy_wait::<R>(child)))
-            .sum();
+        let below: u64 = children.into_iter().map(|child| decode(&busy_wait::<R>(child))).sum();
         R::send(sender, encode(below + 1));
     });
     receiver

@@ -15,17 +15,11 @@ impl<R: Reply> Contender for Threadpool<R> {
     type Producer<'a> = Submitter<R>;
 
     fn start(workers: usize) -> Self {
-        Self {
-            pool: ThreadPool::new(workers),
-            reply: PhantomData,
-        }
+        Self { pool: ThreadPool::new(workers), reply: PhantomData }
     }
 
     fn producer(&self) -> Submitter<R> {
-        Submitter {
-            pool: self.pool.clone(),
-            reply: PhantomData,
-        }
+        Submitter { pool: self.pool.clone(), reply: PhantomData }
     }
 
     fn stop(self) {

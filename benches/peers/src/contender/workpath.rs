@@ -69,26 +69,17 @@ impl<S: Style> Contender for Workpath<S> {
 
     fn start(workers: usize) -> Self {
         let builder = S::build(Delegator::builder().workers(workers));
-        Self {
-            delegator: builder.build().expect("the system gives a few threads"),
-            style: PhantomData,
-        }
+        Self { delegator: builder.build().expect("the system gives a few threads"), style: PhantomData }
     }
 
     fn producer(&self) -> Entry<S> {
-        Entry {
-            submitter: self.delegator.submitter(),
-            style: PhantomData,
-        }
+        Entry { submitter: self.delegator.submitter(), style: PhantomData }
     }
 
     fn stop(self) {
         let stats = self.delegator.stats();
         self.delegator.shutdown(Shutdown::drain());
-        assert_eq!(
-            stats.submitted, stats.completed,
-            "every job was waited for: {stats:?}"
-        );
+        assert_eq!(stats.submitted, stats.completed, "every job was waited for: {stats:?}");
     }
 
     fn nested(&self, depth: u32) -> Option<u64> {
@@ -99,11 +90,8 @@ impl<S: Style> Contender for Workpath<S> {
 fn branch(submitter: &Submitter, depth: u32) -> JobHandle {
     let own = submitter.clone();
     let job = Job::new("branch", move |_| {
-        let children = if depth == 0 {
-            Vec::new()
-        } else {
-            vec![branch(&own, depth - 1), branch(&own, depth - 1)]
-        };
+        let children =
+            if depth == 0 { Vec::new() } else { vec![branch(&own, depth - 1), branch(&own, depth - 1)] };
         let below: u64 = children.into_iter().map(|child| Plain::take(child, decode)).sum();
         Ok(encode(below + 1))
     });

@@ -42,10 +42,8 @@ pub fn svg(results: &Results) -> Result<String, String> {
         .filter(|(_, rows)| !rows.is_empty())
         .map(|(workload, rows)| Panel::new(*workload, results.load, rows))
         .collect();
-    let heights: Vec<i32> = panels
-        .chunks(COLUMNS)
-        .map(|row| row.iter().map(Panel::height).max().unwrap_or(0))
-        .collect();
+    let heights: Vec<i32> =
+        panels.chunks(COLUMNS).map(|row| row.iter().map(Panel::height).max().unwrap_or(0)).collect();
     let height = HEAD + FOOT + heights.iter().sum::<i32>();
 
     let mut text = String::new();
@@ -56,15 +54,7 @@ pub fn svg(results: &Results) -> Result<String, String> {
 fn draw(text: &mut String, height: i32, heights: &[i32], panels: &[Panel<'_>], results: &Results) -> Outcome {
     let root = SVGBackend::with_string(text, (WIDTH, height.unsigned_abs())).into_drawing_area();
     root.fill(&WHITE)?;
-    write(
-        &root,
-        "What a job costs: workpath and its peers",
-        (MARGIN, 30),
-        22,
-        INK,
-        HPos::Left,
-        true,
-    )?;
+    write(&root, "What a job costs: workpath and its peers", (MARGIN, 30), 22, INK, HPos::Left, true)?;
     let how = format!(
         "Medians of {} interleaved rounds, whiskers from smallest to largest; two workers each",
         results.rounds
@@ -80,15 +70,7 @@ fn draw(text: &mut String, height: i32, heights: &[i32], panels: &[Panel<'_>], r
         }
         top += height;
     }
-    write(
-        &root,
-        &results.machine.line(),
-        (MARGIN, height - 18),
-        11,
-        FADED,
-        HPos::Left,
-        false,
-    )?;
+    write(&root, &results.machine.line(), (MARGIN, height - 18), 11, FADED, HPos::Left, false)?;
     root.present()?;
     Ok(())
 }
@@ -105,11 +87,7 @@ impl<'a> Panel<'a> {
         let reading = Reading::of(workload, load);
         let mut rows: Vec<&Row> = rows.iter().collect();
         rows.sort_by(|a, b| reading.ratio(a, b).total_cmp(&1.0));
-        Self {
-            workload,
-            reading,
-            rows,
-        }
+        Self { workload, reading, rows }
     }
 
     fn height(&self) -> i32 {
@@ -117,28 +95,11 @@ impl<'a> Panel<'a> {
     }
 
     fn draw(&self, root: &Area<'_>, (left, top): (i32, i32), width: i32) -> Outcome {
-        let Reading {
-            title,
-            main,
-            higher_is_better,
-            ..
-        } = &self.reading;
-        let direction = if *higher_is_better {
-            "more is better"
-        } else {
-            "less is better"
-        };
+        let Reading { title, main, higher_is_better, .. } = &self.reading;
+        let direction = if *higher_is_better { "more is better" } else { "less is better" };
         let heading = format!("{}: {title}", self.workload.name());
         write(root, &heading, (left, top + 12), 15, INK, HPos::Left, true)?;
-        write(
-            root,
-            &format!("{main}, {direction}"),
-            (left, top + 31),
-            12,
-            FADED,
-            HPos::Left,
-            false,
-        )?;
+        write(root, &format!("{main}, {direction}"), (left, top + 31), 12, FADED, HPos::Left, false)?;
 
         let axis = left + NAMES;
         let length = f64::from(width - NAMES - FIGURES);
@@ -151,24 +112,13 @@ impl<'a> Panel<'a> {
             let own = row.entry.role == Role::Subject;
             let middle = y + BAR / 2;
             let name = if own { INK } else { FADED };
-            write(
-                root,
-                row.entry.name,
-                (axis - 8, middle),
-                13,
-                name,
-                HPos::Right,
-                own,
-            )?;
+            write(root, row.entry.name, (axis - 8, middle), 13, name, HPos::Right, own)?;
             let colour = match row.entry.role {
                 Role::Subject => OWN,
                 Role::Peer => PEER,
                 Role::Other => OTHER,
             };
-            root.draw(&Rectangle::new(
-                [(axis, y), (x(row.main.median), y + BAR)],
-                colour.filled(),
-            ))?;
+            root.draw(&Rectangle::new([(axis, y), (x(row.main.median), y + BAR)], colour.filled()))?;
             whisker(root, (x(row.main.min), x(row.main.max)), middle)?;
             let text = if *higher_is_better {
                 format!("{:.1} %", row.main.median * 100.0)
@@ -213,9 +163,7 @@ fn write(
 ) -> Outcome {
     let font = FontDesc::from((FONT, size));
     let font = if bold { font.style(FontStyle::Bold) } else { font };
-    let style = TextStyle::from(font)
-        .color(&colour)
-        .pos(Pos::new(side, VPos::Center));
+    let style = TextStyle::from(font).color(&colour).pos(Pos::new(side, VPos::Center));
     root.draw(&Text::new(text, at, style))?;
     Ok(())
 }

@@ -118,13 +118,7 @@ impl Reading {
                 None,
             ),
         };
-        Self {
-            title,
-            what,
-            main,
-            side,
-            higher_is_better: workload == Workload::Work,
-        }
+        Self { title, what, main, side, higher_is_better: workload == Workload::Work }
     }
 
     /// How many times as much time `row` takes as `other`.

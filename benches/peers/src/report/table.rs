@@ -22,25 +22,14 @@ fn write_report(text: &mut String, results: &Results, stem: &str) -> fmt::Result
     summary(text, results)?;
     for (workload, rows) in &results.tables {
         let reading = Reading::of(*workload, results.load);
-        writeln!(
-            text,
-            "\n## {}: {}\n\n{}\n",
-            workload.name(),
-            reading.title,
-            reading.what
-        )?;
+        writeln!(text, "\n## {}: {}\n\n{}\n", workload.name(), reading.title, reading.what)?;
         times(text, &reading, rows)?;
     }
     Ok(())
 }
 
 fn head(text: &mut String, results: &Results, stem: &str) -> fmt::Result {
-    let Results {
-        machine,
-        rounds,
-        load,
-        ..
-    } = results;
+    let Results { machine, rounds, load, .. } = results;
     let feature = match stem.strip_prefix("benchmarks-") {
         Some(feature) => format!(" --features {feature}"),
         None => String::new(),
@@ -53,17 +42,11 @@ fn head(text: &mut String, results: &Results, stem: &str) -> fmt::Result {
         "Benchmarks"
     };
     writeln!(text, "# {title}\n")?;
-    writeln!(
-        text,
-        "<!-- Written by a program; the command below writes it again. -->\n"
-    )?;
+    writeln!(text, "<!-- Written by a program; the command below writes it again. -->\n")?;
     if !cfg!(feature = "count") {
         writeln!(text, "![workpath and its peers]({stem}.svg)\n")?;
     }
-    writeln!(
-        text,
-        "```sh\ncargo run --release --manifest-path benches/peers/Cargo.toml{feature}\n```\n"
-    )?;
+    writeln!(text, "```sh\ncargo run --release --manifest-path benches/peers/Cargo.toml{feature}\n```\n")?;
     writeln!(text, "- Machine: {machine}.")?;
     writeln!(text, "- Versions: {}.", versions(results))?;
     writeln!(
@@ -71,11 +54,7 @@ fn head(text: &mut String, results: &Results, stem: &str) -> fmt::Result {
         "- Every contender has its defaults and two workers, and hands each job's `Vec<u8>` ({}) to the thread that \
          submitted the job. Pools that return no result get a channel per job, `crossbeam_channel::bounded(1)`, which is \
          quicker here than `std::sync::mpsc::channel()`.",
-        if load.payload == 0 {
-            "empty".into()
-        } else {
-            format!("{} bytes", load.payload)
-        },
+        if load.payload == 0 { "empty".into() } else { format!("{} bytes", load.payload) },
     )?;
     writeln!(
         text,
@@ -96,24 +75,14 @@ fn head(text: &mut String, results: &Results, stem: &str) -> fmt::Result {
 }
 
 fn versions(results: &Results) -> String {
-    let entries = results
-        .tables
-        .iter()
-        .flat_map(|(_, rows)| rows)
-        .map(|row| row.entry);
+    let entries = results.tables.iter().flat_map(|(_, rows)| rows).map(|row| row.entry);
     let named: BTreeMap<&str, &str> = entries.map(|entry| (entry.source, entry.version())).collect();
-    let list: Vec<String> = named
-        .into_iter()
-        .map(|(name, version)| format!("{name} {version}"))
-        .collect();
+    let list: Vec<String> = named.into_iter().map(|(name, version)| format!("{name} {version}")).collect();
     list.join(", ")
 }
 
 fn summary(text: &mut String, results: &Results) -> fmt::Result {
-    writeln!(
-        text,
-        "\n| workload | | workpath | best peer | | time against it |\n|---|---|--:|--:|---|--:|"
-    )?;
+    writeln!(text, "\n| workload | | workpath | best peer | | time against it |\n|---|---|--:|--:|---|--:|")?;
     for (workload, rows) in &results.tables {
         let reading = Reading::of(*workload, results.load);
         let (Some(own), Some(peer)) = (subject(rows), best_peer(&reading, rows)) else {
@@ -145,11 +114,7 @@ fn times(text: &mut String, reading: &Reading, rows: &[Row]) -> fmt::Result {
     writeln!(text, "|---|--:|--:|{rule}--:|--:|--:|")?;
     let peer = best_peer(reading, rows);
     for row in rows {
-        let spread = format!(
-            "{}..{}",
-            value(reading, row.main.min),
-            value(reading, row.main.max)
-        );
+        let spread = format!("{}..{}", value(reading, row.main.min), value(reading, row.main.max));
         let side = match (reading.side, row.side) {
             (Some(_), Some(side)) => format!(" {} |", figure(side.median)),
             (Some(_), None) => " |".into(),
@@ -170,11 +135,7 @@ fn times(text: &mut String, reading: &Reading, rows: &[Row]) -> fmt::Result {
 
 /// Shares in percent, everything else as it is.
 fn value(reading: &Reading, value: f64) -> String {
-    if reading.higher_is_better {
-        format!("{:.1} %", value * 100.0)
-    } else {
-        figure(value)
-    }
+    if reading.higher_is_better { format!("{:.1} %", value * 100.0) } else { figure(value) }
 }
 
 /// The name that a heading gets when the file is shown as a page.
@@ -195,10 +156,7 @@ fn counts(text: &mut String, results: &Results) -> fmt::Result {
     )?;
     for (workload, rows) in &results.tables {
         writeln!(text, "\n## {}\n", workload.name())?;
-        writeln!(
-            text,
-            "| | allocations | bytes | foreign frees | switches |\n|---|--:|--:|--:|--:|"
-        )?;
+        writeln!(text, "| | allocations | bytes | foreign frees | switches |\n|---|--:|--:|--:|--:|")?;
         for row in rows {
             writeln!(
                 text,

@@ -18,10 +18,7 @@ const LATER: Duration = Duration::from_secs(3_600);
 pub fn run(arguments: &[String]) -> Result<(), String> {
     let (name, rest) = arguments.split_first().ok_or("a cell has a name")?;
     let numbers: Result<Vec<usize>, _> = rest.iter().map(|argument| argument.parse()).collect();
-    let found = match (
-        name.as_str(),
-        numbers.map_err(|error| error.to_string())?.as_slice(),
-    ) {
+    let found = match (name.as_str(), numbers.map_err(|error| error.to_string())?.as_slice()) {
         ("stream", &[jobs, producers, window]) => stream_cell(jobs, producers, window),
         ("backlog", &[jobs]) => backlog_cell(jobs),
         ("layers", &[jobs, layers, kind]) => layers_cell(jobs, layers, kind == 1),
@@ -36,10 +33,7 @@ pub fn run(arguments: &[String]) -> Result<(), String> {
 }
 
 fn two_workers() -> Delegator {
-    Delegator::builder()
-        .workers(2)
-        .build()
-        .expect("the system gives a few threads")
+    Delegator::builder().workers(2).build().expect("the system gives a few threads")
 }
 
 fn empty_job() -> Job {
@@ -69,11 +63,7 @@ fn pace(submitter: &Submitter, jobs: usize, job: impl Fn() -> Job) -> f64 {
 fn each(count: usize, run: impl FnOnce()) -> f64 {
     let began = Instant::now();
     run();
-    if count == 0 {
-        0.0
-    } else {
-        began.elapsed().as_nanos() as f64 / count as f64
-    }
+    if count == 0 { 0.0 } else { began.elapsed().as_nanos() as f64 / count as f64 }
 }
 
 fn above(before: u64, now: u64) -> f64 {
@@ -98,10 +88,7 @@ fn stream_cell(jobs: usize, producers: usize, window: usize) -> Vec<f64> {
 
 fn backlog_cell(jobs: usize) -> Vec<f64> {
     let (before, _) = resident();
-    let builder = Delegator::builder()
-        .workers(1)
-        .queue_capacity(jobs + 1)
-        .retain(Retention::last(jobs + 1));
+    let builder = Delegator::builder().workers(1).queue_capacity(jobs + 1).retain(Retention::last(jobs + 1));
     let delegator = builder.build().expect("the system gives a few threads");
     let (open, gate) = crossbeam_channel::bounded::<()>(0);
     let (ready, started) = crossbeam_channel::bounded::<()>(1);
@@ -165,9 +152,7 @@ fn layers_cell(jobs: usize, layers: usize, values: bool) -> Vec<f64> {
         }
     });
     let delegator = two_workers();
-    let time = pace(&delegator.submitter(), jobs, || {
-        empty_job().with_context(&context)
-    });
+    let time = pace(&delegator.submitter(), jobs, || empty_job().with_context(&context));
     vec![time, adding, checking, looking]
 }
 
@@ -205,13 +190,9 @@ fn cancellers_cell(jobs: usize, cancellers: usize) -> Vec<f64> {
     let (root, _root_canceller) = Context::background().with_cancel();
     let mut held = Vec::with_capacity(cancellers);
     let (before, _) = resident();
-    let adding = each(cancellers, || {
-        held.extend((0..cancellers).map(|_| root.with_cancel()))
-    });
+    let adding = each(cancellers, || held.extend((0..cancellers).map(|_| root.with_cancel())));
     let weight = above(before, resident().0) / cancellers.max(1) as f64;
-    let time = pace(&submitter, jobs, || {
-        empty_job().with_context(&root.with_cancel().0)
-    });
+    let time = pace(&submitter, jobs, || empty_job().with_context(&root.with_cancel().0));
     let dropping = each(cancellers, || drop(held));
     vec![adding, weight, time, dropping]
 }
@@ -237,11 +218,7 @@ fn cancel_cell(descendants: usize, listeners: usize) -> Vec<f64> {
     let began = Instant::now();
     tree[0].1.cancel();
     let time = began.elapsed();
-    assert_eq!(
-        heard.load(Relaxed),
-        listeners,
-        "all have run when `cancel` returns"
-    );
+    assert_eq!(heard.load(Relaxed), listeners, "all have run when `cancel` returns");
     assert!(tree.iter().all(|(context, _)| context.is_done()));
     drop(registered);
     vec![time.as_nanos() as f64 / 1_000.0]

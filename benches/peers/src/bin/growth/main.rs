@@ -48,19 +48,10 @@ struct Plan {
 
 impl Plan {
     fn parse(arguments: &[String]) -> Result<Self, String> {
-        let mut plan = Self {
-            rounds: 5,
-            quick: false,
-            only: Vec::new(),
-            out: None,
-        };
+        let mut plan = Self { rounds: 5, quick: false, only: Vec::new(), out: None };
         let mut arguments = arguments.iter();
         while let Some(argument) = arguments.next() {
-            let mut value = || {
-                arguments
-                    .next()
-                    .ok_or_else(|| format!("{argument} needs a value"))
-            };
+            let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
             match argument.as_str() {
                 "--rounds" => plan.rounds = value()?.parse().map_err(|_| "rounds must be a number")?,
                 "--quick" => (plan.quick, plan.rounds) = (true, 1),
@@ -76,10 +67,7 @@ impl Plan {
         machine::warn_if_busy();
         let mut text = String::new();
         self.head(&mut text);
-        if let Some(unknown) = self
-            .only
-            .iter()
-            .find(|only| tables::ALL.iter().all(|(name, _)| name != only))
+        if let Some(unknown) = self.only.iter().find(|only| tables::ALL.iter().all(|(name, _)| name != only))
         {
             return Err(format!("no table is called {unknown}"));
         }
@@ -119,9 +107,8 @@ impl Plan {
     fn measure(&self, name: &str, arguments: &[usize]) -> Result<Vec<f64>, String> {
         let mut command = vec!["--cell".to_owned(), name.to_owned()];
         command.extend(arguments.iter().map(usize::to_string));
-        let runs: Vec<Vec<f64>> = (0..self.rounds.max(1))
-            .map(|_| child::numbers(&command))
-            .collect::<Result<_, _>>()?;
+        let runs: Vec<Vec<f64>> =
+            (0..self.rounds.max(1)).map(|_| child::numbers(&command)).collect::<Result<_, _>>()?;
         let width = runs.iter().map(Vec::len).min().unwrap_or(0);
         let column = |place: usize| Spread::of(runs.iter().map(|run| run[place])).map_or(0.0, |s| s.median);
         Ok((0..width).map(column).collect())

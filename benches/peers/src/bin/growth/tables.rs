@@ -37,20 +37,10 @@ fn backlog(plan: &Plan, text: &mut String) -> Result<(), String> {
     let what = "All jobs are queued behind one that waits, then run on one worker and are all retained; handles are dropped \
                 at once. Resident bytes per job: while queued, with the place in the queue; and when retained, with the \
                 queue, which is still there.";
-    let head = [
-        "jobs",
-        "ns to queue",
-        "bytes queued",
-        "ns to run",
-        "bytes retained",
-    ];
+    let head = ["jobs", "ns to queue", "bytes queued", "ns to run", "bytes retained"];
     table(text, "Backlog", what, &head);
     for jobs in plan.powers(4, 7) {
-        row(
-            text,
-            jobs,
-            plan.measure("backlog", &[jobs])?.into_iter().map(figure),
-        );
+        row(text, jobs, plan.measure("backlog", &[jobs])?.into_iter().map(figure));
     }
     Ok(())
 }
@@ -58,22 +48,13 @@ fn backlog(plan: &Plan, text: &mut String) -> Result<(), String> {
 fn producers(plan: &Plan, text: &mut String) -> Result<(), String> {
     let what = "As many threads submit and take. First with 1,024 results untaken between them, so that 64 producers wait \
                 for each other's turn after every 16 jobs; then with 1,024 each, so that they wait for room in the queue.";
-    let head = [
-        "producers",
-        "ns per job, 1,024 in all",
-        "MiB in all",
-        "ns per job, 1,024 each",
-        "MiB in all",
-    ];
+    let head =
+        ["producers", "ns per job, 1,024 in all", "MiB in all", "ns per job, 1,024 each", "MiB in all"];
     table(text, "Producers", what, &head);
     for producers in doublings() {
         let shared = plan.measure("stream", &[2 * plan.length(), producers, WINDOW / producers])?;
         let own = plan.measure("stream", &[2 * plan.length(), producers, WINDOW])?;
-        row(
-            text,
-            producers,
-            [figure(shared[0]), mib(shared[1]), figure(own[0]), mib(own[1])],
-        );
+        row(text, producers, [figure(shared[0]), mib(shared[1]), figure(own[0]), mib(own[1])]);
     }
     Ok(())
 }
@@ -96,9 +77,7 @@ fn layers(plan: &Plan, text: &mut String) -> Result<(), String> {
     for layers in doublings() {
         let cancel = plan.measure("layers", &[plan.length(), layers, 0])?;
         let value = plan.measure("layers", &[plan.length(), layers, 1])?;
-        let found = [
-            cancel[0], value[0], cancel[1], value[1], cancel[2], value[2], value[3],
-        ];
+        let found = [cancel[0], value[0], cancel[1], value[1], cancel[2], value[2], value[3]];
         row(text, layers, found.map(figure));
     }
     Ok(())
@@ -106,14 +85,8 @@ fn layers(plan: &Plan, text: &mut String) -> Result<(), String> {
 
 fn deadlines(plan: &Plan, text: &mut String) -> Result<(), String> {
     let what = "So many contexts with a deadline an hour away are alive meanwhile, each with a function in `on_done`.";
-    let head = [
-        "deadlines",
-        "ns to add",
-        "bytes each",
-        "ns per job",
-        "ns per job with a timeout",
-        "ns to stop",
-    ];
+    let head =
+        ["deadlines", "ns to add", "bytes each", "ns per job", "ns per job with a timeout", "ns to stop"];
     table(text, "Pending deadlines", what, &head);
     for deadlines in iter::once(0).chain(plan.powers(4, 5)) {
         let found = plan.measure("deadlines", &[plan.length(), deadlines])?;
@@ -129,13 +102,7 @@ fn cancellers(plan: &Plan, text: &mut String) -> Result<(), String> {
         text,
         "Live cancellers",
         what,
-        &[
-            "cancellers",
-            "ns to add",
-            "bytes each",
-            "ns per job",
-            "ns to drop",
-        ],
+        &["cancellers", "ns to add", "bytes each", "ns per job", "ns to drop"],
     );
     for cancellers in iter::once(0).chain(plan.powers(4, 5)) {
         let found = plan.measure("cancellers", &[plan.length(), cancellers])?;
@@ -149,22 +116,14 @@ fn cancel(plan: &Plan, text: &mut String) -> Result<(), String> {
                 its descendants have a function in `on_done`. When it returns, all functions have run.";
     let listeners = [0, 10, 100, 1_000, 10_000, 100_000];
     let names = listeners.map(|count| format!("{} listen", thousands(count as i64)));
-    let head: Vec<&str> = iter::once("descendants")
-        .chain(names.iter().map(String::as_str))
-        .collect();
+    let head: Vec<&str> = iter::once("descendants").chain(names.iter().map(String::as_str)).collect();
     table(text, "Cancelling a root", what, &head);
     for descendants in plan.powers(3, 5) {
         let time = |count| match count <= descendants {
-            true => plan
-                .measure("cancel", &[descendants, count])
-                .map(|found| figure(found[0])),
+            true => plan.measure("cancel", &[descendants, count]).map(|found| figure(found[0])),
             false => Ok(String::new()),
         };
-        row(
-            text,
-            descendants,
-            listeners.into_iter().map(time).collect::<Result<Vec<_>, _>>()?,
-        );
+        row(text, descendants, listeners.into_iter().map(time).collect::<Result<Vec<_>, _>>()?);
     }
     Ok(())
 }
