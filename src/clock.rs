@@ -37,6 +37,8 @@ impl Tick {
             static NOW: std::cell::Cell<u64> = const { std::cell::Cell::new(EPOCH_TICK) };
         }
 
+        #[cfg(loom)]
+        crate::sync::look_at_the_clock();
         NOW.set(NOW.get() + NANOS_PER_SEC / 1000);
         Tick(NOW.get())
     }

@@ -139,7 +139,7 @@ fn timer_and_cancel() {
 
 /// What a worker shares between jobs is not shared with a cancel that comes late.
 #[test]
-fn late_cancel_and_the_next_job() {
+fn cancel_and_the_next_job() {
     explore(4, || {
         let (rig, first, second) = (Rig::new(1, 2), Watch::default(), Watch::default());
         let cancelled = rig.accepted(first.job("first"));
@@ -153,6 +153,30 @@ fn late_cancel_and_the_next_job() {
         rig.close();
         let worker = rig.worker(0);
         cancelled.cancel();
+        worker.join().unwrap();
+        assert_eq!(next.wait().state(), JobState::Completed);
+        assert_eq!(second.runs.get(), 1);
+        rig.check_accounts(2);
+    });
+}
+
+/// The same when the job is over for certain.
+#[test]
+fn late_cancel_and_the_next_job() {
+    explore(4, || {
+        let (rig, first, second) = (Rig::new(1, 2), Watch::default(), Watch::default());
+        let cancelled = rig.accepted(first.job("first"));
+        let next = rig.accepted({
+            let runs = second.runs.clone();
+            crate::Job::new("second", move |ctx| {
+                runs.add();
+                ctx.check().map(|()| Vec::new())
+            })
+        });
+        rig.close();
+        let worker = rig.worker(0);
+        cancelled.wait();
+        assert!(!cancelled.cancel());
         worker.join().unwrap();
         assert_eq!(next.wait().state(), JobState::Completed);
         assert_eq!(second.runs.get(), 1);

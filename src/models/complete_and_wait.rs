@@ -120,6 +120,24 @@ fn waiter_of_a_queued_job_and_its_context() {
     });
 }
 
+/// The same with its deadline, up to which both waiters park: nobody else would wake them.
+#[test]
+fn waiter_of_a_queued_job_and_its_deadline() {
+    explore(2, || {
+        let (rig, watch) = (Rig::new(1, 1), Watch::default());
+        let soon = Tick::now().after(std::time::Duration::from_millis(20));
+        let handle = rig.accepted(watch.job("job").with_deadline(soon.instant().unwrap()));
+        let other = {
+            let handle = handle.clone();
+            spawn(move || handle.wait())
+        };
+        assert_eq!(handle.wait().state(), JobState::TimedOut);
+        assert_eq!(other.join().unwrap().state(), JobState::TimedOut);
+        assert_eq!((watch.runs.get(), watch.drops.get()), (0, 1));
+        rig.check_accounts(1);
+    });
+}
+
 /// The same with `cancel()` on the handle, and a receiver.
 #[test]
 fn waiter_of_a_queued_job_and_its_cancel() {

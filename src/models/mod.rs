@@ -66,6 +66,13 @@ fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     });
 }
 
+/// The same in every order of looks at the clock too.
+#[cfg(loom)]
+fn explore_clocked(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    crate::sync::CLOCK_MATTERS.set(true);
+    explore(preemptions, model);
+}
+
 /// The same from where the model says `loom::explore()`; what it does before, it does in one order only.
 #[cfg(loom)]
 fn explore_from(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {

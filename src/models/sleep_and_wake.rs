@@ -31,17 +31,18 @@ fn one_worker_and_a_push() {
 fn two_workers_and_two_pushes() {
     explore_from(3, || {
         let queue = Arc::new(Queue::new(2, 2));
-        let workers = [(); 2].map(|()| {
-            let queue = Arc::clone(&queue);
+        let worker = |queue: &Arc<Queue<u32>>| {
+            let queue = Arc::clone(queue);
             spawn(move || take(&queue).unwrap())
-        });
-        // From where one of them sleeps already.
+        };
+        // From where one of them sleeps and the other begins.
+        let first = worker(&queue);
         loom::thread::yield_now();
+        let second = worker(&queue);
         loom::explore();
         assert!(queue.try_push(1).is_ok());
         assert!(queue.try_push(2).is_ok());
-        let got = workers.map(|worker| worker.join().unwrap());
-        assert_eq!(got.iter().sum::<u32>(), 3);
+        assert_eq!(first.join().unwrap() + second.join().unwrap(), 3);
     });
 }
 
@@ -150,16 +151,19 @@ fn one_submitter_and_a_pop() {
     });
 }
 
-/// Rule 5: who was called calls the next. The last pop may be over before the second submitter is in the line.
+/// Rule 5: who was called calls the next.
 #[test]
 fn two_submitters_and_two_pops() {
-    explore(1, || {
+    explore_from(2, || {
         let rig = Rig::new(1, 2);
         let _kept = [rig.accepted(job()), rig.accepted(job())];
         let submitters = [(); 2].map(|()| {
             let rig = rig.clone();
             spawn(move || rig.submit(job()).is_ok())
         });
+        // From where both are in the line.
+        (0..20).for_each(|_| loom::thread::yield_now());
+        loom::explore();
         pop(&rig, 2);
         let _ = submitters.map(|submitter| assert!(submitter.join().unwrap()));
     });

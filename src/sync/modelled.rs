@@ -83,6 +83,23 @@ impl<T> OnceLock<T> {
     }
 }
 
+#[cfg(loom)]
+std::thread_local! {
+    /// Whether loom shall try all orders in which threads look at the clock: there are many.
+    pub(crate) static CLOCK_MATTERS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+#[cfg(loom)]
+pub(crate) fn look_at_the_clock() {
+    loom::lazy_static! {
+        static ref LOOKS: AtomicU64 = AtomicU64::new(0);
+    }
+
+    if CLOCK_MATTERS.get() {
+        LOOKS.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// loom's own parking wakes a thread whatever it is blocked in.
 #[cfg(loom)]
 mod parking {
