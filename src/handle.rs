@@ -90,8 +90,7 @@ impl JobHandle {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn state(&self) -> JobState {
-        self.task.look();
-        self.task.state()
+        self.task.look()
     }
 
     /// Whether the job has its outcome. Once it has, its record is filed and what it captured is dropped.
@@ -107,8 +106,7 @@ impl JobHandle {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_finished(&self) -> bool {
-        self.task.look();
-        self.task.is_finished()
+        self.task.look().is_finished()
     }
 
     /// Waits until the job is finished. Any number of threads may, any number of times; later calls return at once.

@@ -236,10 +236,6 @@ impl Task {
         (worker != NO_WORKER).then_some(worker as usize)
     }
 
-    pub(crate) fn is_finished(&self) -> bool {
-        self.state.load(Ordering::Acquire) & STATE >= COMPLETED
-    }
-
     /// Whether it is finished and the timer left nothing.
     pub(crate) fn is_over(&self) -> bool {
         let state = self.state.load(Ordering::Acquire);
@@ -302,17 +298,19 @@ impl Task {
     }
 
     /// Ends a queued job whose context is done, and drops what the timer left of a finished one. Whoever looks at a job
-    /// calls this first.
-    pub(crate) fn look(self: &Arc<Self>) {
+    /// calls this, and goes by the state that it gives: one loaded afterwards could be finished with captures still there.
+    pub(crate) fn look(self: &Arc<Self>) -> JobState {
         let state = self.state.load(Ordering::Acquire);
         if state & STATE == QUEUED {
             if let Some((captures, end)) = self.take_queued(Context::end) {
                 self.end_claimed(captures, end);
+                return self.state();
             }
         } else if state & LEFTOVERS != 0 {
             let leftovers = self.held.lock().take();
             discard(format_args!("what job {} captured", self.id), leftovers);
         }
+        state_of(state & STATE)
     }
 
     /// Cancels a job that has not started. `None` if it has.
@@ -360,7 +358,8 @@ impl Task {
     /// What a listener does: as `look`, but on the timer thread the captures stay where they are.
     fn context_ended(self: &Arc<Self>, ended: Ended) {
         if ended == Ended::ByCancel {
-            return self.look();
+            self.look();
+            return;
         }
         let end = {
             let held = self.held.lock();
@@ -419,20 +418,19 @@ impl Task {
     /// Waits until the job is finished or `until` is reached, and says whether it is. While the job is queued, its own
     /// deadline and a cancel of its context end it on time, whatever the workers do.
     pub(crate) fn wait_until(self: &Arc<Self>, until: Tick) -> bool {
-        self.look();
-        if self.is_finished() {
+        if self.look().is_finished() {
             return true;
         }
         if until != Tick::NEVER && until <= Tick::now() {
             return false;
         }
         if !self.add_waiter(Waiter::Thread(sync::current())) {
+            self.look();
             return true;
         }
         let listening = self.is_queued().then(|| self.listen()).flatten();
         let finished = loop {
-            self.look();
-            if self.is_finished() {
+            if self.look().is_finished() {
                 break true;
             }
             if until != Tick::NEVER && until <= Tick::now() {

@@ -4,8 +4,8 @@ mod common;
 #[path = "common/pool.rs"]
 mod pool;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -278,5 +278,36 @@ fn a_wait_that_races_the_last_job_never_hangs() {
         });
         delegator.wait_idle();
         assert_eq!(delegator.stats().completed, 1_000);
+    });
+}
+
+#[test]
+fn a_submission_that_is_refused_at_the_last_moment_does_not_keep_it_waiting() {
+    watchdog(|| {
+        const ROUNDS: usize = 2_000;
+        // Without places, a job is refused until the very end of the one before it.
+        let delegator = sized(1, 0);
+        let (together, accepted) = (Barrier::new(2), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..ROUNDS {
+                    together.wait();
+                    for _ in 0..1 + round % 8 {
+                        if delegator.try_submit(yields("other", "")).is_ok() {
+                            accepted.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                    together.wait();
+                }
+            });
+            for _ in 0..ROUNDS {
+                together.wait();
+                drop(delegator.submit(yields("one", "")).expect("a worker"));
+                delegator.wait_idle();
+                together.wait();
+                delegator.wait_idle();
+            }
+        });
+        assert_eq!(delegator.stats().completed as usize, ROUNDS + accepted.load(Ordering::Relaxed));
     });
 }
