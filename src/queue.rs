@@ -17,8 +17,8 @@
 //! a pop makes room and then looks whether somebody is lined up; who lines up looks for room once more. To call one for
 //! every place would make a switch of threads for every job. So
 //!
-//! 4. a pop calls the first in the line only when nobody is called already and a good part of the queue is free, or when
-//!    the line is *urgent*: somebody in it has waited for a moment and found no room;
+//! 4. a pop calls the first in the line only when nobody is called already, and then only when a good part of the queue is
+//!    free or the line is *urgent*: somebody in it has waited for a moment and found no room;
 //! 5. whoever was called calls the next, if there is room by the same rule, when it has taken its place or gone.
 
 use std::collections::VecDeque;

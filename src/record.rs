@@ -3,7 +3,6 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use crate::clock::Tick;
 use crate::error::Error;
 use crate::id::JobId;
 use crate::state::JobState;
@@ -258,7 +257,7 @@ impl JobRecord {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn overrun(&self) -> Option<Duration> {
-        overrun(&self.task, self.outcome())
+        self.task.overrun()
     }
 
     /// The index of the worker that ran the job; `None` if it never started.
@@ -277,42 +276,9 @@ impl JobRecord {
     }
 }
 
-fn overrun(task: &Task, outcome: &Outcome) -> Option<Duration> {
-    task.started()?;
-    if task.deadline == Tick::NEVER {
-        return None;
-    }
-    outcome.completed.since(task.deadline)
-}
-
-/// The line that announces a settled task.
-pub(crate) struct Announcement<'a>(pub(crate) &'a Task);
-
-impl fmt::Display for Announcement<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Announcement(task) = *self;
-        let Some(outcome) = task.outcome() else {
-            return Ok(());
-        };
-        write!(f, "job {} {:?} {}", task.id, task.name, task.ended())?;
-        match task.worker() {
-            Some(worker) => write!(f, " on worker {worker}: ran {:.1?}", task.run_time())?,
-            None => f.write_str(" before it started: ran 0ns")?,
-        }
-        write!(f, ", round trip {:.1?}", task.round_trip_time())?;
-        if let Some(overrun) = overrun(task, outcome) {
-            write!(f, ", {overrun:.1?} past its deadline")?;
-        }
-        if let Err(error) = &outcome.result {
-            write!(f, ": {error}")?;
-        }
-        Ok(())
-    }
-}
-
 impl fmt::Display for JobRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Announcement(&self.task).fmt(f)
+        fmt::Display::fmt(&*self.task, f)
     }
 }
 

@@ -10,6 +10,7 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
+use std::fmt;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -393,7 +394,7 @@ impl Task {
         let _ = self.outcome.set(outcome);
         let announced = panics::may_be_logged(level);
         if announced {
-            panics::log(level, format_args!("{}", crate::record::Announcement(self)));
+            panics::log(level, format_args!("{self}"));
         }
         announced
     }
@@ -513,9 +514,37 @@ impl Task {
         ended.since(started).unwrap_or_default()
     }
 
+    /// By how much the operation ran past the deadline, if it did.
+    pub(crate) fn overrun(&self) -> Option<Duration> {
+        self.started()?;
+        if self.deadline == Tick::NEVER {
+            return None;
+        }
+        self.outcome()?.completed.since(self.deadline)
+    }
+
     pub(crate) fn round_trip_time(&self) -> Duration {
         let ended = self.outcome().map_or_else(Tick::now, |outcome| outcome.completed);
         ended.since(self.created).unwrap_or_default()
+    }
+}
+
+/// The line that announces a job with an outcome.
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "job {} {:?} {}", self.id, self.name, self.ended())?;
+        match self.worker() {
+            Some(worker) => write!(f, " on worker {worker}: ran {:.1?}", self.run_time())?,
+            None => f.write_str(" before it started: ran 0ns")?,
+        }
+        write!(f, ", round trip {:.1?}", self.round_trip_time())?;
+        if let Some(overrun) = self.overrun() {
+            write!(f, ", {overrun:.1?} past its deadline")?;
+        }
+        if let Some(Err(error)) = self.outcome().map(|outcome| &outcome.result) {
+            write!(f, ": {error}")?;
+        }
+        Ok(())
     }
 }
 

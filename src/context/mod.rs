@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, TryRecvError, bounded, never, select};
 
 pub(crate) use self::listener::{Action, Ended, Listening};
-pub(crate) use self::scope::Scope;
+pub(crate) use self::scope::{End, Scope};
 use self::values::Entry;
 use crate::clock::Tick;
 use crate::error::{Cause, Error};
@@ -57,22 +57,6 @@ pub struct Context {
     values: Option<Arc<Entry>>,
     /// The earliest of this context's and its ancestors'.
     deadline: Tick,
-}
-
-/// What ended a context.
-#[derive(Debug, Clone)]
-pub(crate) enum End {
-    Deadline,
-    Cancel(Option<Cause>),
-}
-
-impl From<End> for Error {
-    fn from(end: End) -> Error {
-        match end {
-            End::Deadline => Error::deadline_exceeded(),
-            End::Cancel(cause) => Error::cancelled(cause),
-        }
-    }
 }
 
 impl Context {

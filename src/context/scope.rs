@@ -12,10 +12,9 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
-use super::End;
 use super::listener::{Action, Ended, Listener, Listening};
 use crate::clock::Tick;
-use crate::error::Cause;
+use crate::error::{Cause, Error};
 use crate::panics;
 use crate::sync::{self, Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, fence};
 use crossbeam_channel::{Receiver, bounded};
@@ -35,6 +34,22 @@ pub(crate) struct Scope {
     /// Whether anybody ever listened to this very scope.
     listened: AtomicBool,
     listeners: Mutex<Listeners>,
+}
+
+/// What ended a context.
+#[derive(Debug, Clone)]
+pub(crate) enum End {
+    Deadline,
+    Cancel(Option<Cause>),
+}
+
+impl From<End> for Error {
+    fn from(end: End) -> Error {
+        match end {
+            End::Deadline => Error::deadline_exceeded(),
+            End::Cancel(cause) => Error::cancelled(cause),
+        }
+    }
 }
 
 #[derive(Default)]
