@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 
+use crate::alarm::Alarm;
+use crate::clock::Tick;
 use crate::context::{End, Scope};
 use crate::directive::Directive;
 use crate::error::Cause;
@@ -24,6 +26,8 @@ pub(crate) struct Engine {
     pub(crate) scope: Arc<Scope>,
     pub(crate) slots: Box<[Slot]>,
     pub(crate) admin: Sender<Directive>,
+    /// Wakes the delegator thread, which then calls [`look_around`](Engine::look_around).
+    pub(crate) alarm: Arc<Alarm>,
     pub(crate) rejected: Padded<AtomicU64>,
     pub(crate) default_timeout: Option<std::time::Duration>,
     /// Jobs that a shutdown hands back.
@@ -102,6 +106,7 @@ impl Engine {
             registry,
             scope,
             slots,
+            alarm: Arc::new(Alarm::new(admin.clone())),
             admin,
             rejected: Padded::default(),
             default_timeout,
@@ -136,6 +141,9 @@ impl Engine {
         }
         evicted.discard();
     }
+
+    /// What the delegator thread does when the alarm goes off; sets it again for what is still to come.
+    pub(crate) fn look_around(&self, _now: Tick) {}
 
     /// The jobs that workers are in, inline ones included.
     pub(crate) fn running(&self) -> usize {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::clock::{Tick, WallOffset};
 use crate::context::Context;
 use crate::error::Error;
+use crate::extras::Extras;
 use crate::id::JobId;
 use crate::sync::Unshared;
 
@@ -129,6 +130,7 @@ pub struct Job {
     pub(crate) wall: WallOffset,
     pub(crate) operation: Unshared<Box<dyn Run>>,
     pub(crate) context: Context,
+    pub(crate) extras: Option<Box<Extras>>,
 }
 
 impl Job {
@@ -176,7 +178,7 @@ impl Job {
         let wall = WallOffset::current(created);
         let operation = Unshared::new(operation);
         let id = JobId::next(wall.unix_millis(created));
-        Job { id, name, created, wall, operation, context: Context::background() }
+        Job { id, name, created, wall, operation, context: Context::background(), extras: None }
     }
 
     /// Runs the job under this context: its values, its cancellation, and its deadline unless the job's is earlier.

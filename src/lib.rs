@@ -388,6 +388,7 @@
 // Nobody spins under a model checker.
 #![cfg_attr(any(loom, shuttle), allow(clippy::reversed_empty_ranges))]
 
+mod alarm;
 mod builder;
 mod clock;
 mod context;
@@ -395,6 +396,7 @@ mod delegator;
 mod directive;
 mod engine;
 mod error;
+mod extras;
 mod handle;
 mod id;
 mod job;

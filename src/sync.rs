@@ -27,6 +27,29 @@ pub(crate) mod channel {
     pub(crate) use super::modelled::channel::*;
     #[cfg(not(any(loom, shuttle)))]
     pub(crate) use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+
+    pub(crate) use crossbeam_channel::RecvTimeoutError;
+
+    use crate::clock::Tick;
+
+    /// Receives, until this tick at the latest.
+    #[cfg(not(any(loom, shuttle)))]
+    pub(crate) fn recv_until<T>(receiver: &Receiver<T>, until: Tick) -> Result<T, RecvTimeoutError> {
+        match until.instant() {
+            Some(instant) => receiver.recv_deadline(instant),
+            None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        }
+    }
+
+    /// Time passes as soon as nobody else has anything to do, or earlier.
+    #[cfg(any(loom, shuttle))]
+    pub(crate) fn recv_until<T>(receiver: &Receiver<T>, until: Tick) -> Result<T, RecvTimeoutError> {
+        if until == Tick::NEVER {
+            return receiver.recv().map_err(|_| RecvTimeoutError::Disconnected);
+        }
+        super::yield_now();
+        receiver.try_recv().ok_or(RecvTimeoutError::Timeout)
+    }
 }
 
 /// A bounded channel that is only polled.

@@ -18,6 +18,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::clock::{Tick, WallOffset};
 use crate::context::{Action, Context, End, Ended, Listening, Scope};
 use crate::error::{Cause, Error};
+use crate::extras::Extras;
 use crate::id::JobId;
 use crate::job::{Job, Run};
 use crate::panics::{self, discard};
@@ -89,6 +90,7 @@ struct Held {
     /// Gone once claimed, but for what the timer left.
     operation: Option<Box<dyn Run>>,
     context: Context,
+    extras: Option<Box<Extras>>,
     waiters: Option<Box<Waiters>>,
 }
 
@@ -130,17 +132,23 @@ pub(crate) enum Claim {
 pub(crate) struct Captures {
     pub(crate) operation: Box<dyn Run>,
     pub(crate) context: Context,
+    pub(crate) extras: Option<Box<Extras>>,
 }
 
 impl Task {
     pub(crate) fn new(job: Job, by_default: bool, owner: Weak<dyn Owner>) -> Task {
-        let Job { id, name, created, wall, operation, context } = job;
+        let Job { id, name, created, wall, operation, context, extras } = job;
         Task {
             id,
             name,
             wall,
             deadline: context.deadline_tick(),
-            held: Mutex::new(Held { operation: Some(operation.into_inner()), context, waiters: None }),
+            held: Mutex::new(Held {
+                operation: Some(operation.into_inner()),
+                context,
+                extras,
+                waiters: None,
+            }),
             state: AtomicU8::new(QUEUED),
             ended: AtomicU8::new(QUEUED),
             by_default,
@@ -154,7 +162,7 @@ impl Task {
 
     /// Makes the cell of an evicted record the cell of this job.
     pub(crate) fn refill(&mut self, job: Job, by_default: bool, owner: &Weak<dyn Owner>) {
-        let Job { id, name, created, wall, operation, context } = job;
+        let Job { id, name, created, wall, operation, context, extras } = job;
         self.id = id;
         self.name = name;
         self.wall = wall;
@@ -166,6 +174,7 @@ impl Task {
         }
         held.operation = Some(operation.into_inner());
         held.context = context;
+        held.extras = extras;
         self.state.store(QUEUED, Ordering::Relaxed);
         self.by_default = by_default;
         self.worker.store(NO_WORKER, Ordering::Relaxed);
@@ -190,7 +199,7 @@ impl Task {
 
     /// A job with the same identity around what a claimer took.
     pub(crate) fn rebuild(&self, captures: Captures) -> Job {
-        let Captures { operation, mut context } = captures;
+        let Captures { operation, mut context, extras } = captures;
         if self.by_default {
             context.lift_deadline();
         }
@@ -202,6 +211,7 @@ impl Task {
             wall: self.wall,
             operation,
             context,
+            extras,
         }
     }
 
@@ -575,6 +585,6 @@ fn code_of(state: JobState) -> u8 {
 impl Held {
     fn take(&mut self) -> Option<Captures> {
         let operation = self.operation.take()?;
-        Some(Captures { operation, context: std::mem::take(&mut self.context) })
+        Some(Captures { operation, context: std::mem::take(&mut self.context), extras: self.extras.take() })
     }
 }

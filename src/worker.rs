@@ -157,7 +157,7 @@ impl Worker {
 
     /// Runs what was claimed and finishes the job on top of the slot's stack.
     fn run(&self, captures: Captures, created: Tick, scope: Arc<Scope>, is_own: bool) {
-        let Captures { operation, context } = captures;
+        let Captures { operation, context, extras: _ } = captures;
         let mut context = Context::of_job(context, scope);
         let returned = contain(|| operation.run(&context));
         let completed = Tick::now().max(created);

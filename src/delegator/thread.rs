@@ -6,13 +6,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::shutdown::Closing;
+use crate::alarm::Alarm;
+use crate::clock::Tick;
 use crate::directive::Directive;
 use crate::engine::Engine;
 use crate::panics::discard;
 use crate::queue::Queue;
 use crate::registry::{Registry, Retention};
-use crate::sync::channel::{Receiver, bounded, unbounded};
-use crate::sync::{Arc, AtomicBool, Builder, JoinHandle, Mutex, Ordering};
+use crate::sync::channel::{Receiver, RecvTimeoutError, bounded, recv_until, unbounded};
+use crate::sync::{Arc, AtomicBool, Builder, JoinHandle, Mutex, Ordering, Weak};
 use crate::worker::{self, Hook};
 
 /// As many emptied cells wait for submitters as jobs fit in the queue, up to this number.
@@ -84,8 +86,9 @@ fn run(mut plan: Plan, report: impl FnOnce(Result<Started, (String, io::Error)>)
     };
     let closing = Arc::new(Closing::default());
     // From here on this thread keeps nothing alive that holds values of the user's, since the last to let go drops them.
+    let (alarm, weak) = (Arc::clone(&engine.alarm), Arc::downgrade(&engine));
     report(Ok(Started { engine, closing: Arc::clone(&closing) }));
-    serve(&directives, &closing, threads);
+    serve(&directives, &closing, &alarm, &weak, threads);
 }
 
 /// Starts all workers or none: they wait at a gate until the last has been started.
@@ -131,9 +134,26 @@ fn start_workers(plan: &mut Plan, engine: &Arc<Engine>) -> Result<Vec<JoinHandle
 }
 
 /// Blocks for directives until the last worker has stopped or been given up.
-fn serve(directives: &Receiver<Directive>, closing: &Closing, threads: Vec<JoinHandle<()>>) {
-    while let Ok(directive) = directives.recv() {
+fn serve(
+    directives: &Receiver<Directive>,
+    closing: &Closing,
+    alarm: &Alarm,
+    engine: &Weak<Engine>,
+    threads: Vec<JoinHandle<()>>,
+) {
+    loop {
+        let directive = match recv_until(directives, alarm.next()) {
+            Ok(directive) => directive,
+            Err(RecvTimeoutError::Timeout) => {
+                alarm.clear();
+                look_around(engine);
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         match directive {
+            // `alarm.next()` has changed.
+            Directive::Look => {}
             Directive::Stopped(worker) => {
                 // Not joined before the last has stopped: a thread may take its time to end, with destructors of the
                 // user's thread-local values.
@@ -144,6 +164,16 @@ fn serve(directives: &Receiver<Directive>, closing: &Closing, threads: Vec<JoinH
             }
             Directive::Detach => return,
         }
+    }
+}
+
+fn look_around(engine: &Weak<Engine>) {
+    let Some(engine) = engine.upgrade() else { return };
+    engine.look_around(Tick::now());
+    // If everybody else has let go meanwhile, what jobs left is dropped here, which takes as long as it takes: on a thread of
+    // its own, if there is one to be had.
+    if let Some(engine) = Arc::into_inner(engine) {
+        let _ = spawn(Builder::new(), move || discard("a delegator", engine));
     }
 }
 

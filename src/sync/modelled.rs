@@ -334,6 +334,10 @@ pub(crate) mod channel {
     }
 
     impl<T> Receiver<T> {
+        pub(crate) fn try_recv(&self) -> Option<T> {
+            self.0.lock().messages.pop_front()
+        }
+
         pub(crate) fn recv(&self) -> Result<T, RecvError> {
             loop {
                 let mut state = self.0.lock();
