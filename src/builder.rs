@@ -6,7 +6,7 @@ use std::io;
 use std::num::NonZero;
 use std::time::Duration;
 
-use crate::delegator::{Delegator, Plan};
+use crate::delegator::{Delegator, Manual, Plan};
 use crate::registry::Retention;
 use crate::sync::Arc;
 use crate::worker::Hook;
@@ -205,6 +205,33 @@ impl Builder {
     /// assert_eq!(error.to_string(), "workers(0): a delegator needs at least one worker");
     /// ```
     pub fn build(self) -> Result<Delegator, BuildError> {
+        Delegator::start(self.plan()?).map_err(|(thread, error)| BuildError(Kind::Spawn(thread, error)))
+    }
+
+    /// Makes a [`Manual`] delegator with these settings: no threads, and a clock that the calling thread turns. It is one
+    /// worker, whatever [`workers`](Builder::workers) says.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Builder::build), but for threads, which it does not start.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::{Delegator, Job, SubmitError};
+    ///
+    /// let delegator = Delegator::builder().queue_capacity(1).manual()?;
+    /// let _first = delegator.try_submit(Job::new("first", |_| Ok(Vec::new())))?;
+    /// let second = delegator.try_submit(Job::new("second", |_| Ok(Vec::new())));
+    /// assert!(matches!(second, Err(SubmitError::Full(_))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn manual(self) -> Result<Manual, BuildError> {
+        let plan = self.plan()?;
+        Ok(Manual::new(Plan { workers: 1, ..plan }))
+    }
+
+    fn plan(self) -> Result<Plan, BuildError> {
         let Builder { workers, queue_capacity, retention, default_timeout, thread_name, .. } = self;
         let workers = workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get));
         if workers == 0 {
@@ -219,7 +246,7 @@ impl Builder {
         if !can_be_allocated::<Place>(queue_capacity) {
             return Err(BuildError(Kind::TooMany("queue_capacity", queue_capacity)));
         }
-        Delegator::start(Plan {
+        Ok(Plan {
             workers,
             queue_capacity,
             retention,
@@ -229,7 +256,6 @@ impl Builder {
             on_worker_start: self.on_worker_start,
             on_worker_stop: self.on_worker_stop,
         })
-        .map_err(|(thread, error)| BuildError(Kind::Spawn(thread, error)))
     }
 }
 

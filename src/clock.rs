@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 // The clock is outside of what the models explore, so these are std's even there.
+use std::cell::Cell;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;
 
@@ -25,7 +26,10 @@ impl Tick {
 
     #[cfg(not(any(loom, shuttle)))]
     pub(crate) fn now() -> Tick {
-        Tick::from(Instant::now())
+        match virtual_now() {
+            None => Tick::from(Instant::now()),
+            Some(now) => now,
+        }
     }
 
     /// Under a model checker, which wants every run to be repeatable, each look at the clock is a millisecond later than the
@@ -97,6 +101,70 @@ impl From<Instant> for Tick {
     }
 }
 
+/// The time on a thread with manual delegators.
+struct Virtual {
+    /// How many there are. With none, time is real.
+    users: Cell<usize>,
+    now: Cell<u64>,
+    /// A wall-clock offset.
+    wall: Cell<u64>,
+}
+
+std::thread_local! {
+    static VIRTUAL: Virtual =
+        const { Virtual { users: Cell::new(0), now: Cell::new(0), wall: Cell::new(0) } };
+}
+
+/// Whether time was ever virtual anywhere: what everybody else looks at.
+static EVER_VIRTUAL: AtomicBool = AtomicBool::new(false);
+
+fn virtual_now() -> Option<Tick> {
+    if !EVER_VIRTUAL.load(Ordering::Relaxed) {
+        return None;
+    }
+    let now = VIRTUAL.try_with(|time| (time.users.get() > 0).then(|| Tick(time.now.get())));
+    now.ok().flatten()
+}
+
+/// What others see of the time, also on a thread where it is virtual.
+pub(crate) fn real_now() -> Tick {
+    if is_virtual() { Tick::from(Instant::now()) } else { Tick::now() }
+}
+
+/// Whether time stands still on this thread but for [`pass_to`].
+pub(crate) fn is_virtual() -> bool {
+    virtual_now().is_some()
+}
+
+/// Makes time virtual on this thread, from the real time on. `true` if it was real.
+pub(crate) fn begin_virtual() -> bool {
+    let now = Tick::now();
+    let wall = WallOffset::current(now);
+    EVER_VIRTUAL.store(true, Ordering::Relaxed);
+    VIRTUAL.with(|time| {
+        let users = time.users.replace(time.users.get() + 1);
+        if users == 0 {
+            time.now.set(now.0);
+            time.wall.set(wall.0);
+        }
+        users == 0
+    })
+}
+
+/// Takes one [`begin_virtual`] back. `true` if that made time real again.
+pub(crate) fn end_virtual() -> bool {
+    let users = VIRTUAL.try_with(|time| {
+        time.users.set(time.users.get().saturating_sub(1));
+        time.users.get()
+    });
+    users == Ok(0)
+}
+
+/// Lets virtual time pass up to this tick; it never goes back.
+pub(crate) fn pass_to(tick: Tick) {
+    VIRTUAL.with(|time| time.now.set(time.now.get().max(tick.0)));
+}
+
 fn epoch() -> Instant {
     static EPOCH: OnceLock<Instant> = OnceLock::new();
     *EPOCH.get_or_init(Instant::now)
@@ -113,6 +181,9 @@ impl WallOffset {
         static OFFSET: AtomicU64 = AtomicU64::new(0);
         static READ_AT: AtomicU64 = AtomicU64::new(0);
 
+        if is_virtual() {
+            return WallOffset(VIRTUAL.with(|time| time.wall.get()));
+        }
         let read_at = READ_AT.load(Ordering::Acquire);
         if now.0.saturating_sub(read_at) < WALL_REFRESH {
             return WallOffset(OFFSET.load(Ordering::Relaxed));

@@ -6,6 +6,7 @@ use crate::alarm::Alarm;
 use crate::clock::Tick;
 use crate::context::{End, Scope};
 use crate::directive::Directive;
+use crate::driver;
 use crate::error::Cause;
 use crate::id::JobId;
 use crate::job::Job;
@@ -144,6 +145,11 @@ impl Engine {
 
     /// What the delegator thread does when the alarm goes off; sets it again for what is still to come.
     pub(crate) fn look_around(&self, _now: Tick) {}
+
+    /// Waits for something that its own workers or others do; may return early.
+    pub(crate) fn park_until(&self, until: Tick) {
+        driver::park_until(until, Some(std::ptr::from_ref(self).cast()));
+    }
 
     /// The jobs that workers are in, inline ones included.
     pub(crate) fn running(&self) -> usize {

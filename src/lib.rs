@@ -15,6 +15,7 @@
 //! * [Shutdown](#shutdown)
 //! * [Registry, retention and numbers](#registry-retention-and-numbers)
 //! * [Logging](#logging)
+//! * [Tests and time](#tests-and-time)
 //! * [Threads and cost](#threads-and-cost)
 //! * [Out of reach](#out-of-reach)
 //!
@@ -348,6 +349,25 @@
 //! # }
 //! ```
 //!
+//! # Tests and time
+//!
+//! [`Delegator::manual`] makes a delegator for tests: no threads, and a clock that stands still until the test turns it. Jobs,
+//! deadlines and sleeps take place on the thread of the test, in an order that never changes, and hours take no time.
+//!
+//! ```
+//! use std::time::Duration;
+//! use workpath::{Delegator, Job, JobState};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let delegator = Delegator::manual();
+//! let nap = Job::new("nap", |ctx| ctx.sleep(Duration::from_secs(86_400)).map(|()| Vec::new()));
+//! let nap = delegator.submit(nap.with_timeout(Duration::from_secs(3600)))?;
+//! delegator.advance(Duration::from_secs(3600));
+//! assert_eq!(nap.state(), JobState::TimedOut);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Threads and cost
 //!
 //! A delegator has its workers, named `workpath-0` and so on, and a thread of its own, `workpath-d`, that starts and joins
@@ -394,6 +414,7 @@ mod clock;
 mod context;
 mod delegator;
 mod directive;
+mod driver;
 mod engine;
 mod error;
 mod extras;
@@ -413,7 +434,9 @@ mod worker;
 
 pub use builder::{BuildError, Builder};
 pub use context::{Canceller, Context, OnDone};
-pub use delegator::{Delegator, Shutdown, ShutdownReport, Stats, SubmitError, Submitter, WorkerStatus};
+pub use delegator::{
+    Delegator, Manual, Shutdown, ShutdownReport, Stats, SubmitError, Submitter, WorkerStatus,
+};
 pub use error::{Error, ErrorKind};
 pub use handle::JobHandle;
 pub use id::{JobId, ParseJobIdError};

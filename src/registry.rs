@@ -336,7 +336,7 @@ impl Registry {
     }
 
     /// Waits until every accepted job is finished; `false` if `until` comes first.
-    pub(crate) fn wait_idle(&self, until: Tick) -> bool {
+    pub(crate) fn wait_idle(&self, until: Tick, park: impl Fn(Tick)) -> bool {
         let me = sync::current();
         loop {
             let mut shelf = self.shelf.lock();
@@ -349,7 +349,7 @@ impl Registry {
             }
             shelf.idlers.push(me.clone());
             drop(shelf);
-            sync::park_until(until);
+            park(until);
         }
     }
 

@@ -17,6 +17,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock::{Tick, WallOffset};
 use crate::context::{Action, Context, End, Ended, Listening, Scope};
+use crate::driver;
 use crate::error::{Cause, Error};
 use crate::extras::Extras;
 use crate::id::JobId;
@@ -448,7 +449,10 @@ impl Task {
                 break false;
             }
             let wake_at = if self.is_queued() { until.min(self.deadline) } else { until };
-            sync::park_until(wake_at);
+            driver::park_until(
+                wake_at,
+                Some(self.owner.as_ref().map_or(std::ptr::null(), |own| Weak::as_ptr(own).cast())),
+            );
         };
         drop(listening);
         if !finished {

@@ -71,14 +71,7 @@ pub(crate) fn run_inline(task: &Arc<Task>) {
 
 /// The life of a worker's thread.
 pub(crate) fn run(engine: Arc<Engine>, index: usize, on_start: Option<Hook>, on_stop: Option<Hook>) {
-    let scope = Arc::clone(&engine.slots[index].lock().scope);
-    let worker = Rc::new(Worker {
-        spare: Cell::new(Some(scope)),
-        engine,
-        index,
-        last_end: Cell::new(None),
-        batch: RefCell::new(Vec::with_capacity(BATCH)),
-    });
+    let worker = Worker::new(engine, index);
     CURRENT.with(|current| current.replace(Some(Rc::clone(&worker))));
     worker.call("on_worker_start", on_start);
     let parker = Parker::of_this_thread();
@@ -97,7 +90,26 @@ pub(crate) fn run(engine: Arc<Engine>, index: usize, on_start: Option<Hook>, on_
 }
 
 impl Worker {
-    fn call(&self, what: &str, hook: Option<Hook>) {
+    pub(crate) fn new(engine: Arc<Engine>, index: usize) -> Rc<Worker> {
+        let scope = Arc::clone(&engine.slots[index].lock().scope);
+        Rc::new(Worker {
+            spare: Cell::new(Some(scope)),
+            engine,
+            index,
+            last_end: Cell::new(None),
+            batch: RefCell::new(Vec::with_capacity(BATCH)),
+        })
+    }
+
+    /// Does something as this worker, on a thread that is not its own.
+    pub(crate) fn act<T>(self: &Rc<Self>, action: impl FnOnce(&Worker) -> T) -> T {
+        let before = CURRENT.with(|current| current.replace(Some(Rc::clone(self))));
+        let result = action(self);
+        CURRENT.with(|current| current.replace(before));
+        result
+    }
+
+    pub(crate) fn call(&self, what: &str, hook: Option<Hook>) {
         if let Some(hook) = &hook {
             if let Err(panic) = contain(|| hook(self.index)) {
                 log(log::Level::Error, format_args!("panic in {what} of worker {}: {panic}", self.index));
@@ -107,7 +119,7 @@ impl Worker {
     }
 
     /// Runs a job inside another.
-    fn execute_inline(&self, task: Arc<Task>) {
+    pub(crate) fn execute_inline(&self, task: Arc<Task>) {
         self.execute(task);
         self.last_end.set(None);
     }

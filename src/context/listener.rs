@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::scope::Scope;
-use super::timer;
+use super::timer::{self, VirtualTimer};
 use crate::clock::Tick;
 use crate::panics;
 use crate::sync::{Arc, Mutex, Padded, Thread, Weak};
@@ -42,12 +42,18 @@ pub(crate) struct Listener {
     homes: Vec<Weak<Scope>>,
     /// Where it waits in the timer; `NEVER` when it does not.
     deadline: Tick,
+    /// The timer, where time is virtual.
+    timer: Option<Arc<VirtualTimer>>,
     action: Mutex<Option<Action>>,
 }
 
 impl Listener {
     pub(super) fn number(&self) -> u64 {
         self.number
+    }
+
+    pub(super) fn virtual_timer(&self) -> Option<&VirtualTimer> {
+        self.timer.as_deref()
     }
 
     /// Does the actions that were not done or withdrawn before: first all that wake somebody, then those that end jobs, then
@@ -94,7 +100,7 @@ impl Listener {
             }
         }
         if self.deadline != Tick::NEVER {
-            timer::remove(self.deadline, self.number);
+            timer::remove(self.deadline, self);
         }
     }
 }
@@ -114,6 +120,7 @@ impl Listening {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             homes,
             deadline,
+            timer: if deadline == Tick::NEVER { None } else { timer::of_this_thread() },
             action: Mutex::new(Some(action)),
         });
         let mut done = deadline <= Tick::now();

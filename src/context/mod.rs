@@ -15,8 +15,10 @@ use crossbeam_channel::{Receiver, TryRecvError, bounded, never, select};
 
 pub(crate) use self::listener::{Action, Ended, Listening};
 pub(crate) use self::scope::{End, Scope};
+pub(crate) use self::timer::{begin_virtual, end_virtual};
 use self::values::Entry;
-use crate::clock::Tick;
+use crate::clock::{self, Tick};
+use crate::driver;
 use crate::error::{Cause, Error};
 use crate::panics;
 use crate::sync::{self, Arc, Weak};
@@ -402,7 +404,7 @@ impl Context {
             if until != Tick::NEVER && until <= Tick::now() {
                 return Ok(());
             }
-            sync::park_until(until.min(self.deadline));
+            driver::park_until(until.min(self.deadline), None);
         }
     }
 
@@ -433,6 +435,15 @@ impl Context {
             Ok(message) => return Ok(message),
             Err(error @ TryRecvError::Disconnected) => return Err(error.into()),
             Err(TryRecvError::Empty) => {}
+        }
+        // Where time is virtual, no more of it passes than it takes until somebody sends something.
+        while clock::is_virtual() && driver::pass(self.deadline) {
+            self.check()?;
+            match receiver.try_recv() {
+                Ok(message) => return Ok(message),
+                Err(error @ TryRecvError::Disconnected) => return Err(error.into()),
+                Err(TryRecvError::Empty) => {}
+            }
         }
         let (sender, cancelled) = bounded::<Infallible>(0);
         let _listening = self.listen(Action::Disconnect { sender, home: Weak::new(), deadline: Tick::NEVER });

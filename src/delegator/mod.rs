@@ -1,5 +1,6 @@
 //! The delegator: owner of the queue and the workers.
 
+mod manual;
 mod shutdown;
 mod stats;
 mod submit;
@@ -9,6 +10,7 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
+pub use self::manual::Manual;
 use self::shutdown::Closing;
 pub use self::shutdown::{Shutdown, ShutdownReport};
 pub use self::stats::{Stats, WorkerStatus};
@@ -228,7 +230,7 @@ impl Delegator {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn wait_idle(&self) {
-        self.engine.registry.wait_idle(Tick::NEVER);
+        self.wait_idle_until(Tick::NEVER);
     }
 
     /// Waits until nothing is queued or running, for this long at the most, and says whether that is so.
@@ -244,7 +246,11 @@ impl Delegator {
     /// # Ok::<(), workpath::BuildError>(())
     /// ```
     pub fn wait_idle_timeout(&self, timeout: Duration) -> bool {
-        self.engine.registry.wait_idle(Tick::now().after(timeout))
+        self.wait_idle_until(Tick::now().after(timeout))
+    }
+
+    fn wait_idle_until(&self, until: Tick) -> bool {
+        self.engine.registry.wait_idle(until, |until| self.engine.park_until(until))
     }
 
     /// Ends the delegator and gives an account of every job that was queued or running when this began.

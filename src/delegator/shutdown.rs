@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::stats::{self, WorkerStatus};
-use crate::clock::Tick;
+use crate::clock::{self, Tick};
 use crate::directive::Directive;
 use crate::engine::{Engine, ShutDown};
 use crate::job::Job;
@@ -217,7 +217,8 @@ impl Closing {
     /// Waits until the threads of all workers have ended or been given up; for a worker, until all others have left their
     /// loops or are in a shutdown too.
     /// `false` if `until` comes first.
-    fn wait(&self, workers: usize, is_worker: bool, until: Tick) -> bool {
+    fn wait(&self, engine: &Engine, is_worker: bool, until: Tick) -> bool {
+        let workers = engine.slots.len();
         loop {
             {
                 let mut state = self.state.lock();
@@ -231,7 +232,7 @@ impl Closing {
                 state.waiting.retain(|thread| thread.id() != sync::current().id());
                 state.waiting.push(sync::current());
             }
-            sync::park_until(until);
+            engine.park_until(until);
         }
     }
 }
@@ -264,13 +265,12 @@ fn finish(
     cancel: bool,
     limit: Tick,
 ) -> bool {
-    let workers = engine.slots.len();
     let is_worker = start.worker.is_some();
     engine.queue.close(if cancel { Phase::Stopped } else { Phase::Draining });
     if cancel {
         stop(engine);
     }
-    let mut stopped = closing.wait(workers, is_worker, limit);
+    let mut stopped = closing.wait(engine, is_worker, limit);
     if stopped && is_worker && !cancel {
         stopped = worker::drain_inline(limit);
     }
@@ -278,7 +278,7 @@ fn finish(
         engine.queue.close(Phase::Stopped);
         stop(engine);
     }
-    if stopped || closing.wait(workers, is_worker, Tick::now().after(GRACE)) {
+    if stopped || closing.wait(engine, is_worker, Tick::now().after(GRACE)) {
         return true;
     }
     if first {
@@ -315,12 +315,12 @@ fn stuck(engine: &Engine, start: &Start) -> Vec<WorkerStatus> {
 
 /// The accounts and the stuck jobs at one moment, at which no job is between the two.
 fn settle(engine: &Engine, start: &Start) -> (Counts, Vec<WorkerStatus>) {
-    let give_up = Tick::now().after(GRACE);
+    let give_up = clock::real_now().after(GRACE);
     loop {
         let stuck = stuck(engine, start);
         let (accepted, counts) = engine.registry.accounts();
         let in_hand = accepted.saturating_sub(counts.finished()) == engine.running() as u64;
-        if (in_hand && stuck == self::stuck(engine, start)) || give_up <= Tick::now() {
+        if (in_hand && stuck == self::stuck(engine, start)) || give_up <= clock::real_now() {
             return (counts, stuck);
         }
         sync::yield_now();

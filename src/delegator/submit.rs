@@ -267,7 +267,7 @@ fn wait_for_room(
                 patience = Tick::NEVER;
                 continue;
             }
-            sync::park_until(until.min(context.deadline_tick()).min(patience));
+            engine.park_until(until.min(context.deadline_tick()).min(patience));
         };
         queue.step_out(&me);
         match given_up {

@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::panics::discard;
 use crate::queue::Queue;
 use crate::registry::{Registry, Retention};
-use crate::sync::channel::{Receiver, RecvTimeoutError, bounded, recv_until, unbounded};
+use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded, recv_until, unbounded};
 use crate::sync::{Arc, AtomicBool, Builder, JoinHandle, Mutex, Ordering, Weak};
 use crate::worker::{self, Hook};
 
@@ -64,17 +64,22 @@ pub(super) fn start(plan: Plan) -> Result<(Started, JoinHandle<()>), (String, io
     }
 }
 
-fn run(mut plan: Plan, report: impl FnOnce(Result<Started, (String, io::Error)>)) {
-    let (admin, directives) = unbounded();
+/// Everything but the workers, which are to be as many as the plan says.
+pub(super) fn engine(plan: &Plan, admin: Sender<Directive>) -> Arc<Engine> {
     let names = (0..plan.workers).map(|index| format!("{}-{index}", plan.thread_name));
-    let engine = Engine::new(
+    Engine::new(
         Queue::new(plan.queue_capacity, plan.workers),
         plan.queue_capacity.min(MAX_SPARE_CELLS),
         Registry::new(plan.retention),
         names,
         admin,
         plan.default_timeout,
-    );
+    )
+}
+
+fn run(mut plan: Plan, report: impl FnOnce(Result<Started, (String, io::Error)>)) {
+    let (admin, directives) = unbounded();
+    let engine = engine(&plan, admin);
     let started = start_workers(&mut plan, &engine);
     discard("a hook of a worker", plan);
     let threads = match started {

@@ -1,0 +1,369 @@
+//! A delegator without threads, for tests.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::ops::Deref;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::Delegator;
+use super::shutdown::Closing;
+use super::thread::{self, Plan};
+use crate::clock::{self, Tick};
+use crate::context;
+use crate::driver::{self, Driven};
+use crate::engine::Engine;
+use crate::panics::discard;
+use crate::queue::Phase;
+use crate::state::JobState;
+use crate::sync::channel::unbounded;
+use crate::sync::{Arc, Mutex};
+use crate::worker::{Hook, Worker};
+
+/// A [`Delegator`] for tests: no threads, and a clock that stands still until it is turned.
+///
+/// It has everything that a delegator has (it dereferences to one), and runs its jobs on the thread that made it, one at a
+/// time and always in the same order: in [`step`](Manual::step), [`run_until_idle`](Manual::run_until_idle) and
+/// [`advance`](Manual::advance), and wherever that thread waits for it.
+///
+/// # Time
+///
+/// While it exists, the time is virtual on the thread that made it, for everything of this crate: contexts, deadlines,
+/// delays, sleeps, and the times in records, also those of the wall clock. It starts at the real time, never goes back, and
+/// passes in two ways.
+///
+/// * `advance` turns the clock. On the way everything that is due happens in the order of time: jobs run, deadlines end
+///   jobs, functions given to [`on_done`](crate::Context::on_done) are called.
+/// * To wait is to let time pass: [`Context::sleep`](crate::Context::sleep) returns at once, and the time is later.
+///   [`JobHandle::wait`](crate::JobHandle::wait), [`wait_idle`](Delegator::wait_idle), a [`submit`](Delegator::submit) onto
+///   a full queue and a [`shutdown`](Delegator::shutdown) run what is queued and then let time pass to whatever is due next.
+///
+/// [`Instant::now`] does not follow; [`now`](Manual::now) tells the virtual time. Manual delegators of the same thread share
+/// the clock. Other threads have the real time; a receiver, [`done`](crate::JobHandle::done) included, and a lock block for
+/// real.
+///
+/// # Deterministic
+///
+/// It behaves like a delegator with one worker. Jobs start in the order in which they were queued, or in one that a
+/// [seed](Manual::seeded) gives. A job that waits for another of the same delegator runs that one and no other, as
+/// on a worker. Only ids differ from run to run.
+///
+/// # Panics
+///
+/// Where a wait could never end, since nothing can run and nothing is due later, the wait panics rather than hang the test;
+/// inside a job this ends the job. It cannot know of other threads that would end the wait: do not let it wait for those.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use workpath::{Delegator, Job, JobState};
+///
+/// let delegator = Delegator::manual();
+/// let nap = Job::new("nap", |ctx| ctx.sleep(Duration::from_secs(3600)).map(|()| Vec::new()));
+/// let late = Job::new("late", |_| Ok(Vec::new())).with_timeout(Duration::from_secs(60));
+/// let (nap, late) = (delegator.submit(nap)?, delegator.submit(late)?);
+/// assert_eq!(nap.state(), JobState::Queued);
+///
+/// delegator.run_until_idle(); // takes no time at all
+/// assert_eq!(nap.wait().run_time(), Duration::from_secs(3600));
+/// assert_eq!(late.state(), JobState::TimedOut);
+/// # Ok::<(), workpath::SubmitError>(())
+/// ```
+pub struct Manual {
+    delegator: Delegator,
+    // Behind the delegator, whose drop is driven by it.
+    seat: Seat,
+}
+
+impl Delegator {
+    /// A delegator for tests, without threads and with a clock of its own: see [`Manual`]. For other settings than the
+    /// defaults there is [`Builder::manual`](crate::Builder::manual).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::{Delegator, Job};
+    ///
+    /// let delegator = Delegator::manual();
+    /// let handle = delegator.submit(Job::new("answer", |_| Ok(vec![42])))?;
+    /// assert!(!handle.is_finished());
+    /// assert!(delegator.step());
+    /// assert_eq!(handle.join()?, [42]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn manual() -> Manual {
+        match Delegator::builder().workers(1).manual() {
+            Ok(manual) => manual,
+            Err(error) => unreachable!("the defaults are valid: {error}"),
+        }
+    }
+}
+
+impl Manual {
+    pub(crate) fn new(mut plan: Plan) -> Manual {
+        // The delegator thread is told nothing: this thread looks itself.
+        let (admin, _) = unbounded();
+        let engine = thread::engine(&plan, admin);
+        let closing = Arc::new(Closing::default());
+        let hooks = (plan.on_worker_start.take(), plan.on_worker_stop.take());
+        if clock::begin_virtual() {
+            context::begin_virtual();
+        }
+        let worker = Worker::new(Arc::clone(&engine), 0);
+        worker.act(|worker| worker.call("on_worker_start", hooks.0));
+        let hand = Rc::new(Hand {
+            engine: Arc::clone(&engine),
+            worker,
+            closing: Arc::clone(&closing),
+            busy: Cell::new(false),
+            stopped: Cell::new(false),
+            random: Cell::new(None),
+            on_stop: RefCell::new(hooks.1),
+        });
+        driver::enlist(Rc::clone(&hand) as Rc<dyn Driven>);
+        Manual { delegator: Delegator { engine, closing, thread: Mutex::new(None) }, seat: Seat(hand) }
+    }
+
+    /// Has the queued jobs start in a random order instead of their own, always the same one for the same seed. For
+    /// finding out what depends on the order.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    /// use workpath::{Delegator, Job};
+    ///
+    /// let run = |seed| {
+    ///     let delegator = Delegator::manual().seeded(seed);
+    ///     let order = Arc::new(Mutex::new(Vec::new()));
+    ///     for n in 0..10 {
+    ///         let order = Arc::clone(&order);
+    ///         let job = Job::new("note", move |_| {
+    ///             order.lock().unwrap().push(n);
+    ///             Ok(Vec::new())
+    ///         });
+    ///         let _ = delegator.submit(job).unwrap();
+    ///     }
+    ///     delegator.run_until_idle();
+    ///     let order = order.lock().unwrap().clone();
+    ///     order
+    /// };
+    /// assert_eq!(run(7), run(7));
+    /// assert_ne!(run(7), run(8));
+    /// ```
+    #[must_use = "this is the delegator"]
+    pub fn seeded(self, seed: u64) -> Manual {
+        self.seat.0.random.set(Some(seed));
+        self
+    }
+
+    /// Runs the next job that can run now, and says whether there was one. Jobs that have ended in the queue do not count.
+    /// Inside a job it runs nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::Delegator;
+    ///
+    /// assert!(!Delegator::manual().step());
+    /// ```
+    pub fn step(&self) -> bool {
+        self.seat.0.step() || {
+            driver::leave();
+            false
+        }
+    }
+
+    /// Runs what can run now, jobs that it submits included, and says how many jobs it ran. The clock moves only if jobs
+    /// sleep.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::{Delegator, Job};
+    ///
+    /// let delegator = Delegator::manual();
+    /// for _ in 0..3 {
+    ///     let _ = delegator.submit(Job::new("work", |_| Ok(Vec::new())))?;
+    /// }
+    /// assert_eq!(delegator.run_until_idle(), 3);
+    /// # Ok::<(), workpath::SubmitError>(())
+    /// ```
+    pub fn run_until_idle(&self) -> usize {
+        let mut ran = 0;
+        while driver::step() {
+            ran += 1;
+        }
+        driver::leave();
+        ran
+    }
+
+    /// Turns the clock on by this much, and does on the way, in the order of time, everything that is due: runs jobs, fires
+    /// deadlines. Says how many jobs it ran. Jobs that sleep turn the clock themselves, and may turn it further.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::{Context, Delegator};
+    ///
+    /// let delegator = Delegator::manual();
+    /// let ctx = Context::background().with_timeout(Duration::from_secs(60));
+    /// delegator.advance(Duration::from_secs(59));
+    /// assert_eq!(ctx.remaining(), Some(Duration::from_secs(1)));
+    /// delegator.advance(Duration::from_secs(1));
+    /// assert!(ctx.is_done());
+    /// ```
+    pub fn advance(&self, time: Duration) -> usize {
+        let mut ran = 0;
+        driver::run_to(Tick::now().after(time), || ran += 1);
+        ran
+    }
+
+    /// The virtual time, to make deadlines of.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::Delegator;
+    ///
+    /// let delegator = Delegator::manual();
+    /// let start = delegator.now();
+    /// delegator.advance(Duration::from_secs(60));
+    /// assert_eq!(delegator.now() - start, Duration::from_secs(60));
+    /// ```
+    pub fn now(&self) -> Instant {
+        Tick::now().instant().unwrap_or_else(Instant::now)
+    }
+}
+
+impl Deref for Manual {
+    type Target = Delegator;
+
+    fn deref(&self) -> &Delegator {
+        &self.delegator
+    }
+}
+
+impl fmt::Debug for Manual {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Manual").field(&self.delegator).finish()
+    }
+}
+
+/// The place of a manual delegator on its thread.
+struct Seat(Rc<Hand>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        driver::remove(&(Rc::clone(&self.0) as Rc<dyn Driven>));
+        if clock::end_virtual() {
+            context::end_virtual();
+        }
+    }
+}
+
+/// Works for a manual delegator.
+struct Hand {
+    engine: Arc<Engine>,
+    worker: Rc<Worker>,
+    closing: Arc<Closing>,
+    /// In a job.
+    busy: Cell<bool>,
+    stopped: Cell<bool>,
+    /// The state of the generator, for an order by chance.
+    random: Cell<Option<u64>>,
+    on_stop: RefCell<Option<Hook>>,
+}
+
+impl Hand {
+    /// Runs the next job if there is one.
+    fn work(&self) -> bool {
+        let queue = &self.engine.queue;
+        loop {
+            self.fire(Tick::now());
+            if queue.phase() == Phase::Stopped {
+                return false;
+            }
+            self.shuffle();
+            let Some(task) = queue.try_pop() else { return false };
+            let runs = task.look() == JobState::Queued;
+            self.worker.act(|worker| worker.execute_inline(task));
+            queue.offer();
+            if runs {
+                return true;
+            }
+        }
+    }
+
+    /// Moves a random one of the queued jobs to the front.
+    fn shuffle(&self) {
+        let Some(state) = self.random.get() else { return };
+        let queue = &self.engine.queue;
+        // SplitMix64.
+        let state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(Some(state));
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let turns = (mixed ^ (mixed >> 31)) % (queue.len().max(1) as u64);
+        for _ in 0..turns {
+            let Some(task) = queue.try_pop() else { return };
+            if let Err(task) = queue.try_push(task) {
+                // Somebody else took the place meanwhile.
+                self.worker.act(|worker| worker.execute_inline(task));
+            }
+        }
+    }
+}
+
+impl Driven for Hand {
+    fn step(&self) -> bool {
+        if self.busy.replace(true) {
+            return false;
+        }
+        let ran = self.work();
+        self.busy.set(false);
+        ran
+    }
+
+    fn leave(&self) -> bool {
+        let queue = &self.engine.queue;
+        let is_over = match queue.phase() {
+            Phase::Open => false,
+            Phase::Draining => queue.len() == 0,
+            Phase::Stopped => true,
+        };
+        if self.busy.get() || !is_over || self.stopped.replace(true) {
+            return false;
+        }
+        let hook = self.on_stop.take();
+        self.worker.act(|worker| worker.call("on_worker_stop", hook));
+        self.closing.worker_stopped(0, 1);
+        self.closing.workers_joined();
+        true
+    }
+
+    fn next(&self) -> Tick {
+        self.engine.alarm.next()
+    }
+
+    fn fire(&self, now: Tick) {
+        let alarm = &self.engine.alarm;
+        if alarm.next() <= now {
+            alarm.clear();
+            self.engine.look_around(now);
+        }
+    }
+
+    fn drives(&self, owner: *const ()) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.engine), owner)
+    }
+}
+
+impl Drop for Hand {
+    fn drop(&mut self) {
+        discard("a hook of a worker", self.on_stop.take());
+    }
+}
