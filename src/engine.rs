@@ -2,16 +2,18 @@
 
 use std::cell::RefCell;
 
+use crate::agenda::Agenda;
 use crate::alarm::Alarm;
 use crate::clock::Tick;
 use crate::context::{End, Scope};
 use crate::directive::Directive;
 use crate::driver;
 use crate::error::Cause;
+use crate::extras::Place;
 use crate::id::JobId;
 use crate::job::Job;
 use crate::panics::discard;
-use crate::queue::Queue;
+use crate::queue::{Phase, Queue};
 use crate::registry::{Evicted, Registry};
 use crate::sync::channel::Sender;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, Padded, Weak, thread_local};
@@ -19,6 +21,9 @@ use crate::task::{Captures, Owner, Task};
 
 /// How many cells travel from a worker to a submitter at a time.
 pub(crate) const BATCH: usize = 32;
+
+/// How long a job that is due waits before it looks for room in the queue again.
+const FULL: std::time::Duration = std::time::Duration::from_millis(1);
 
 pub(crate) struct Engine {
     pub(crate) queue: Queue<Arc<Task>>,
@@ -29,6 +34,7 @@ pub(crate) struct Engine {
     pub(crate) admin: Sender<Directive>,
     /// Wakes the delegator thread, which then calls [`look_around`](Engine::look_around).
     pub(crate) alarm: Arc<Alarm>,
+    pub(crate) agenda: Padded<Mutex<Agenda>>,
     pub(crate) rejected: Padded<AtomicU64>,
     pub(crate) default_timeout: Option<std::time::Duration>,
     /// Jobs that a shutdown hands back.
@@ -109,6 +115,7 @@ impl Engine {
             slots,
             alarm: Arc::new(Alarm::new(admin.clone())),
             admin,
+            agenda: Padded::default(),
             rejected: Padded::default(),
             default_timeout,
             unstarted: Mutex::default(),
@@ -144,7 +151,82 @@ impl Engine {
     }
 
     /// What the delegator thread does when the alarm goes off; sets it again for what is still to come.
-    pub(crate) fn look_around(&self, _now: Tick) {}
+    pub(crate) fn look_around(&self, now: Tick) {
+        let mut listened = Vec::new();
+        let mut agenda = self.agenda.lock();
+        // Under the lock: who has closed the queue, and then takes this lock, finds nothing pushed afterwards.
+        if self.queue.phase() != Phase::Open {
+            return;
+        }
+        while let Some(place) = agenda.first().filter(|(tick, _)| *tick <= now) {
+            let Some(task) = agenda.remove(place) else { break };
+            let (released, listening) = task.release();
+            if released {
+                self.registry.begin_submission();
+            }
+            listened.extend(listening);
+            // One that has ended goes the same way: a worker drops what is left of it.
+            agenda.waiting.push_back(task);
+        }
+        while let Some(task) = agenda.waiting.pop_front() {
+            if let Err(task) = self.queue.try_push(task) {
+                agenda.waiting.push_front(task);
+                break;
+            }
+        }
+        let next = if agenda.waiting.is_empty() {
+            agenda.first().map_or(Tick::NEVER, |(tick, _)| tick)
+        } else {
+            now.after(FULL)
+        };
+        drop(agenda);
+        drop(listened);
+        self.alarm.set(next);
+    }
+
+    /// Puts a job in the agenda; `false` if nothing is scheduled any more.
+    pub(crate) fn schedule(&self, task: &Arc<Task>, due: Tick) -> bool {
+        let mut agenda = self.agenda.lock();
+        if agenda.is_closed() {
+            return false;
+        }
+        // At its deadline it goes to the workers as well, to be ended.
+        let place = (due.min(task.deadline), agenda.number());
+        task.schedule(place);
+        agenda.insert(place, Arc::clone(task));
+        self.registry.accept_submission();
+        drop(agenda);
+        task.listen_while_scheduled();
+        self.alarm.set(place.0);
+        true
+    }
+
+    /// What is left for workers that leave: the queue, and what was due and found no room in it.
+    pub(crate) fn take_left(&self) -> Option<Arc<Task>> {
+        if self.queue.phase() == Phase::Stopped {
+            return None;
+        }
+        let mut agenda = self.agenda.lock();
+        self.queue.try_pop().or_else(|| agenda.waiting.pop_front())
+    }
+
+    /// Hands back what is scheduled, and with `all` what is due and found no room. The queue is closed.
+    pub(crate) fn close_agenda(&self, all: bool) {
+        let mut agenda = self.agenda.lock();
+        let mut tasks: Vec<_> = agenda.close().into_values().collect();
+        if all {
+            tasks.extend(std::mem::take(&mut agenda.waiting));
+        }
+        drop(agenda);
+        for task in tasks {
+            // A job whose context is done ends for that reason.
+            task.look();
+            if let Some(captures) = task.withdraw() {
+                self.hand_back(&task, captures);
+            }
+            discard("a finished job", task);
+        }
+    }
 
     /// Waits for something that its own workers or others do; may return early.
     pub(crate) fn park_until(&self, until: Tick) {
@@ -169,6 +251,17 @@ impl Drop for Engine {
 impl Owner for Engine {
     fn file(&self, task: Arc<Task>, flags: u8) {
         self.registry.file(task, flags).discard();
+    }
+
+    fn forget(&self, place: Place) {
+        // In this order: it is idle only when the job is filed.
+        self.registry.begin_submission();
+        let entry = self.agenda.lock().remove(place);
+        drop(entry);
+    }
+
+    fn forget_later(&self) {
+        self.registry.begin_submission();
     }
 
     fn cancel_running(&self, task: &Arc<Task>, cause: Option<Cause>) -> bool {

@@ -1,5 +1,27 @@
 //! What few jobs have, so that the others need not carry it.
 
+use std::time::Duration;
+
+use crate::clock::Tick;
+use crate::context::Listening;
+
 /// The options of a job beyond its operation and its context. A job without any has no `Extras` at all.
 #[derive(Default)]
-pub(crate) struct Extras {}
+pub(crate) struct Extras {
+    /// Not to be started before.
+    pub(crate) when: Option<When>,
+    /// Where it is in the agenda, while it is scheduled.
+    pub(crate) place: Option<Place>,
+    /// Ends it when its context is cancelled while it is scheduled.
+    pub(crate) listening: Option<Listening>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum When {
+    /// So long after its submission.
+    After(Duration),
+    At(Tick),
+}
+
+/// A key in the agenda: when there is something to do for a job, and its number among those of the same tick.
+pub(crate) type Place = (Tick, u64);

@@ -131,9 +131,9 @@ impl JobHandle {
         if let Some(record) = self.finished() {
             return record;
         }
-        worker::run_inline(&self.task);
         loop {
-            if let Some(record) = self.wait_until(Tick::NEVER) {
+            worker::run_inline(&self.task);
+            if let Some(record) = self.wait_until(Tick::NEVER, worker::could_run(&self.task)) {
                 return record;
             }
         }
@@ -158,7 +158,7 @@ impl JobHandle {
     pub fn wait_timeout(&self, timeout: Duration) -> Option<JobRecord> {
         match Tick::now().after(timeout) {
             Tick::NEVER => Some(self.wait()),
-            until => self.wait_until(until),
+            until => self.wait_until(until, false),
         }
     }
 
@@ -177,7 +177,7 @@ impl JobHandle {
     pub fn wait_deadline(&self, deadline: Instant) -> Option<JobRecord> {
         match Tick::from(deadline) {
             Tick::NEVER => Some(self.wait()),
-            until => self.wait_until(until),
+            until => self.wait_until(until, false),
         }
     }
 
@@ -294,7 +294,7 @@ impl JobHandle {
     }
 
     /// Every form of waiting: polls for a moment, then parks.
-    fn wait_until(&self, until: Tick) -> Option<JobRecord> {
+    fn wait_until(&self, until: Tick, inline: bool) -> Option<JobRecord> {
         // A job that was made a moment ago may be done in another. One that has been about for a while is waiting for its
         // turn, and whoever is to run it may be waiting for this core.
         let is_new = Tick::now() < self.task.created.after(NEW);
@@ -307,7 +307,7 @@ impl JobHandle {
             }
             if look < spins { spin_loop() } else { yield_now() }
         }
-        self.task.wait_until(until).then(|| Arc::clone(&self.task)).and_then(JobRecord::of)
+        self.task.wait_until(until, inline).then(|| Arc::clone(&self.task)).and_then(JobRecord::of)
     }
 
     fn cancel_for(&self, cause: Option<Cause>) -> bool {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::clock::{Tick, WallOffset};
 use crate::context::Context;
 use crate::error::Error;
-use crate::extras::Extras;
+use crate::extras::{Extras, When};
 use crate::id::JobId;
 use crate::sync::Unshared;
 
@@ -231,6 +231,55 @@ impl Job {
     /// ```
     pub fn with_deadline(mut self, deadline: Instant) -> Job {
         self.context.limit(Tick::from(deadline));
+        self
+    }
+
+    /// Has the job start no earlier than this long after its submission. Until then it is
+    /// [`Scheduled`](crate::JobState::Scheduled): it takes no place in the queue and no worker. Its deadline and a cancel end
+    /// it all the same; a default timeout counts from when it is due. Of several calls of this and
+    /// [`not_before`](Job::not_before) the last counts. [`Duration::MAX`] is never.
+    ///
+    /// When it is due it is queued behind what is queued already, and waits for room without blocking anybody.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::{Delegator, Job, JobState};
+    ///
+    /// let delegator = Delegator::manual();
+    /// let job = Job::new("remind", |_| Ok(Vec::new())).with_delay(Duration::from_secs(60));
+    /// let handle = delegator.submit(job)?;
+    /// assert_eq!(handle.state(), JobState::Scheduled);
+    /// delegator.advance(Duration::from_secs(60));
+    /// assert_eq!(handle.state(), JobState::Completed);
+    /// # Ok::<(), workpath::SubmitError>(())
+    /// ```
+    pub fn with_delay(self, delay: Duration) -> Job {
+        self.when(When::After(delay))
+    }
+
+    /// Has the job start no earlier than at this instant: see [`with_delay`](Job::with_delay). An instant that has passed
+    /// changes nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use workpath::{Delegator, Job};
+    ///
+    /// let delegator = Delegator::builder().workers(1).build()?;
+    /// let start = Instant::now() + Duration::from_millis(5);
+    /// delegator.submit(Job::new("later", |_| Ok(Vec::new())).not_before(start))?.wait();
+    /// assert!(Instant::now() >= start);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn not_before(self, instant: Instant) -> Job {
+        self.when(When::At(Tick::from(instant)))
+    }
+
+    fn when(mut self, when: When) -> Job {
+        self.extras.get_or_insert_default().when = Some(when);
         self
     }
 

@@ -15,6 +15,7 @@
 //! * [Shutdown](#shutdown)
 //! * [Registry, retention and numbers](#registry-retention-and-numbers)
 //! * [Logging](#logging)
+//! * [Schedules](#schedules)
 //! * [Tests and time](#tests-and-time)
 //! * [Threads and cost](#threads-and-cost)
 //! * [Out of reach](#out-of-reach)
@@ -349,6 +350,27 @@
 //! # }
 //! ```
 //!
+//! # Schedules
+//!
+//! [`Job::with_delay`] and [`Job::not_before`] give a job a time to start at. Until then it is
+//! [`Scheduled`](JobState::Scheduled): it takes neither a worker nor a place in the queue, so their number is bounded by
+//! memory alone. The delegator's thread sleeps until the first of them is due. A cancel takes it out at once, and a shutdown
+//! hands back what is not due yet.
+//!
+//! ```
+//! use std::time::Duration;
+//! use workpath::{Delegator, Job, JobState};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let delegator = Delegator::builder().workers(1).build()?;
+//! let reminder = Job::new("remind", |_| Ok(Vec::new())).with_delay(Duration::from_secs(3600));
+//! let reminder = delegator.submit(reminder)?;
+//! assert_eq!(reminder.state(), JobState::Scheduled);
+//! assert!(reminder.cancel());
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Tests and time
 //!
 //! [`Delegator::manual`] makes a delegator for tests: no threads, and a clock that stands still until the test turns it. Jobs,
@@ -408,6 +430,7 @@
 // Nobody spins under a model checker.
 #![cfg_attr(any(loom, shuttle), allow(clippy::reversed_empty_ranges))]
 
+mod agenda;
 mod alarm;
 mod builder;
 mod clock;

@@ -5,7 +5,7 @@ use std::fmt;
 /// Where a job is in its life.
 ///
 /// `Queued → Running → {Completed | Failed | Panicked | Cancelled | TimedOut}`, or straight from `Queued` to `Cancelled` or
-/// `TimedOut`. Finished states are final.
+/// `TimedOut`. A job with a time to start at is `Scheduled` before it is `Queued`. Finished states are final.
 ///
 /// # Examples
 ///
@@ -19,6 +19,8 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum JobState {
+    /// Accepted, waiting for the time that it was given.
+    Scheduled,
     /// Accepted, waiting for a worker.
     Queued,
     /// A worker runs its operation.
@@ -47,13 +49,14 @@ impl JobState {
     /// assert!(!JobState::Queued.is_finished());
     /// ```
     pub const fn is_finished(self) -> bool {
-        !matches!(self, JobState::Queued | JobState::Running)
+        !matches!(self, JobState::Scheduled | JobState::Queued | JobState::Running)
     }
 }
 
 impl fmt::Display for JobState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            JobState::Scheduled => "scheduled",
             JobState::Queued => "queued",
             JobState::Running => "running",
             JobState::Completed => "completed",

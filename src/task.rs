@@ -19,7 +19,7 @@ use crate::clock::{Tick, WallOffset};
 use crate::context::{Action, Context, End, Ended, Listening, Scope};
 use crate::driver;
 use crate::error::{Cause, Error};
-use crate::extras::Extras;
+use crate::extras::{Extras, Place};
 use crate::id::JobId;
 use crate::job::{Job, Run};
 use crate::panics::{self, discard};
@@ -46,6 +46,9 @@ const WAITED: u8 = 0b0001_0000;
 /// The timer ended the job; whoever looks next drops the captures.
 const LEFTOVERS: u8 = 0b0010_0000;
 
+/// The job is queued to all purposes but that no worker may have it yet: its time has not come.
+const LATER: u8 = 0b0100_0000;
+
 /// How old a reading of the clock may be that is good enough for deadlines further away than this.
 const NEAR: Duration = Duration::from_millis(10);
 
@@ -55,6 +58,12 @@ const NO_WORKER: u32 = u32::MAX;
 pub(crate) trait Owner: Send + Sync {
     /// Counts a job whose outcome is settled, keeps its record, and publishes it with these flags.
     fn file(&self, task: Arc<Task>, flags: u8);
+
+    /// Takes the place of a job that has ended out of the agenda.
+    fn forget(&self, place: Place);
+
+    /// Counts a scheduled job that has ended, but stays in the agenda for the rest of its time.
+    fn forget_later(&self);
 
     /// Cancels the context of a running job. `false` if its operation has returned.
     fn cancel_running(&self, task: &Arc<Task>, cause: Option<Cause>) -> bool;
@@ -200,7 +209,10 @@ impl Task {
 
     /// A job with the same identity around what a claimer took.
     pub(crate) fn rebuild(&self, captures: Captures) -> Job {
-        let Captures { operation, mut context, extras } = captures;
+        let Captures { operation, mut context, mut extras } = captures;
+        if let Some(extras) = &mut extras {
+            extras.listening = None;
+        }
         if self.by_default {
             context.lift_deadline();
         }
@@ -254,12 +266,69 @@ impl Task {
         state & STATE >= COMPLETED && state & LEFTOVERS == 0
     }
 
+    /// Whether it waits for a worker.
     pub(crate) fn is_queued(&self) -> bool {
+        self.state.load(Ordering::Acquire) & (STATE | LATER) == QUEUED
+    }
+
+    /// Whether it waits for a worker or for its time.
+    fn is_waiting(&self) -> bool {
         self.state.load(Ordering::Acquire) & STATE == QUEUED
     }
 
     pub(crate) fn state(&self) -> JobState {
-        state_of(self.state.load(Ordering::Acquire) & STATE)
+        shown(self.state.load(Ordering::Acquire))
+    }
+
+    /// Makes a new job one that waits for its time.
+    pub(crate) fn schedule(&self, place: Place) {
+        let mut held = self.held.lock();
+        held.extras.get_or_insert_default().place = Some(place);
+        self.state.fetch_or(LATER, Ordering::AcqRel);
+    }
+
+    /// Has a cancel of the context of a scheduled job end it at once.
+    pub(crate) fn listen_while_scheduled(self: &Arc<Self>) {
+        let context = self.context();
+        let task = Arc::downgrade(self);
+        let listening = context.listen(Action::EndJob(Box::new(move |ended| {
+            if let Some(task) = task.upgrade() {
+                task.context_ended(ended);
+                discard("a finished job", task);
+            }
+        })));
+        discard("the context of a scheduled job", context);
+        let mut held = self.held.lock();
+        let scheduled = self.state.load(Ordering::Relaxed) & (STATE | LATER) == QUEUED | LATER;
+        match &mut held.extras {
+            Some(extras) if scheduled => extras.listening = listening,
+            _ => {
+                drop(held);
+                drop(listening);
+            }
+        }
+    }
+
+    /// The time of a scheduled job has come: it waits for a worker from now on. `false` if it has ended. What it listened
+    /// with is for the caller to drop.
+    pub(crate) fn release(&self) -> (bool, Option<Listening>) {
+        let mut held = self.held.lock();
+        let state = self.state.load(Ordering::Relaxed);
+        if state & (STATE | LATER) != QUEUED | LATER {
+            return (false, None);
+        }
+        let listening = held.extras.as_mut().and_then(|extras| {
+            extras.place = None;
+            extras.listening.take()
+        });
+        self.state.fetch_and(!LATER, Ordering::AcqRel);
+        // A worker that waits for it may run it now.
+        for waiter in held.waiters.iter().flat_map(|waiters| &waiters.0) {
+            if let Waiter::Thread(thread) = waiter {
+                thread.unpark();
+            }
+        }
+        (true, listening)
     }
 
     /// How a job with an outcome ended; known before its state says so.
@@ -304,8 +373,14 @@ impl Task {
             return None;
         }
         let decision = decide(&held.context)?;
-        let captures = held.take()?;
+        let mut captures = held.take()?;
         self.state.store(ENDING | (state & WAITED), Ordering::Release);
+        drop(held);
+        if let Some(place) = captures.extras.as_mut().and_then(|extras| extras.place.take()) {
+            if let Some(owner) = self.owner() {
+                owner.forget(place);
+            }
+        }
         Some((captures, decision))
     }
 
@@ -322,7 +397,7 @@ impl Task {
             let leftovers = self.held.lock().take();
             discard(format_args!("what job {} captured", self.id), leftovers);
         }
-        state_of(state & STATE)
+        shown(state)
     }
 
     /// Cancels a job that has not started. `None` if it has.
@@ -373,16 +448,22 @@ impl Task {
             self.look();
             return;
         }
-        let end = {
-            let held = self.held.lock();
+        let (end, place) = {
+            let mut held = self.held.lock();
             let state = self.state.load(Ordering::Relaxed);
             if state & STATE != QUEUED {
                 return;
             }
             let Some(end) = held.context.end() else { return };
             self.state.store(ENDING | (state & WAITED), Ordering::Release);
-            end
+            (end, held.extras.as_mut().and_then(|extras| extras.place.take()))
         };
+        if place.is_some() {
+            if let Some(owner) = self.owner() {
+                // A worker drops the captures, when the agenda comes to its deadline.
+                owner.forget_later();
+            }
+        }
         self.finish_unstarted(end, LEFTOVERS);
     }
 
@@ -429,7 +510,9 @@ impl Task {
 
     /// Waits until the job is finished or `until` is reached, and says whether it is. While the job is queued, its own
     /// deadline and a cancel of its context end it on time, whatever the workers do.
-    pub(crate) fn wait_until(self: &Arc<Self>, until: Tick) -> bool {
+    ///
+    /// `inline`: it also returns, with `false`, when the caller could run it.
+    pub(crate) fn wait_until(self: &Arc<Self>, until: Tick, inline: bool) -> bool {
         if self.look().is_finished() {
             return true;
         }
@@ -440,15 +523,15 @@ impl Task {
             self.look();
             return true;
         }
-        let listening = self.is_queued().then(|| self.listen()).flatten();
+        let listening = self.is_waiting().then(|| self.listen()).flatten();
         let finished = loop {
             if self.look().is_finished() {
                 break true;
             }
-            if until != Tick::NEVER && until <= Tick::now() {
+            if (until != Tick::NEVER && until <= Tick::now()) || (inline && self.is_queued()) {
                 break false;
             }
-            let wake_at = if self.is_queued() { until.min(self.deadline) } else { until };
+            let wake_at = if self.is_waiting() { until.min(self.deadline) } else { until };
             driver::park_until(
                 wake_at,
                 Some(self.owner.as_ref().map_or(std::ptr::null(), |own| Weak::as_ptr(own).cast())),
@@ -493,7 +576,7 @@ impl Task {
             if let Some(receiver) = known {
                 return receiver;
             }
-            self.is_queued().then(|| held.context.clone())
+            self.is_waiting().then(|| held.context.clone())
         };
         let listening = context.map(|context| {
             let task = Arc::downgrade(self);
@@ -562,6 +645,10 @@ impl fmt::Display for Task {
     }
 }
 
+fn shown(state: u8) -> JobState {
+    if state & (STATE | LATER) == QUEUED | LATER { JobState::Scheduled } else { state_of(state & STATE) }
+}
+
 fn state_of(code: u8) -> JobState {
     match code {
         QUEUED | ENDING => JobState::Queued,
@@ -576,7 +663,7 @@ fn state_of(code: u8) -> JobState {
 
 fn code_of(state: JobState) -> u8 {
     match state {
-        JobState::Queued => QUEUED,
+        JobState::Scheduled | JobState::Queued => QUEUED,
         JobState::Running => RUNNING,
         JobState::Completed => COMPLETED,
         JobState::Failed => FAILED,

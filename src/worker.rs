@@ -51,7 +51,7 @@ pub(crate) fn index_on(engine: &Arc<Engine>) -> Option<usize> {
 pub(crate) fn drain_inline(until: Tick) -> bool {
     let Some(worker) = current() else { return true };
     while until == Tick::NEVER || Tick::now() < until {
-        match worker.engine.queue.try_pop() {
+        match worker.engine.take_left() {
             Some(task) => worker.execute_inline(task),
             None => return true,
         }
@@ -69,6 +69,11 @@ pub(crate) fn run_inline(task: &Arc<Task>) {
     }
 }
 
+/// Whether this thread is a worker of that job's delegator.
+pub(crate) fn could_run(task: &Arc<Task>) -> bool {
+    current().is_some_and(|worker| task.is_owned_by(&worker.engine))
+}
+
 /// The life of a worker's thread.
 pub(crate) fn run(engine: Arc<Engine>, index: usize, on_start: Option<Hook>, on_stop: Option<Hook>) {
     let worker = Worker::new(engine, index);
@@ -82,6 +87,9 @@ pub(crate) fn run(engine: Arc<Engine>, index: usize, on_start: Option<Hook>, on_
         }
         worker.execute(task);
         queue.offer();
+    }
+    while let Some(task) = worker.engine.take_left() {
+        worker.execute_inline(task);
     }
     worker.call("on_worker_stop", on_stop);
     CURRENT.with(|current| current.replace(None));

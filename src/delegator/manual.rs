@@ -288,7 +288,8 @@ impl Hand {
                 return false;
             }
             self.shuffle();
-            let Some(task) = queue.try_pop() else { return false };
+            let next = if queue.phase() == Phase::Open { queue.try_pop() } else { self.engine.take_left() };
+            let Some(task) = next else { return false };
             let runs = task.look() == JobState::Queued;
             self.worker.act(|worker| worker.execute_inline(task));
             queue.offer();
@@ -332,7 +333,7 @@ impl Driven for Hand {
         let queue = &self.engine.queue;
         let is_over = match queue.phase() {
             Phase::Open => false,
-            Phase::Draining => queue.len() == 0,
+            Phase::Draining => queue.len() == 0 && self.engine.agenda.lock().waiting.is_empty(),
             Phase::Stopped => true,
         };
         if self.busy.get() || !is_over || self.stopped.replace(true) {

@@ -37,7 +37,8 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Refuses new jobs and finishes what is queued and running.
+    /// Refuses new jobs and finishes what is queued and running. Scheduled jobs are not waited for: they come back in
+    /// [`unstarted`](ShutdownReport::unstarted).
     ///
     /// # Examples
     ///
@@ -95,7 +96,7 @@ impl Shutdown {
     }
 }
 
-/// What became of the jobs that were queued or running when the shutdown began: their number is
+/// What became of the jobs that were scheduled, queued or running when the shutdown began: their number is
 /// `completed + failed + cancelled + unstarted.len() + stuck.len()`.
 ///
 /// # Examples
@@ -117,7 +118,7 @@ pub struct ShutdownReport {
     pub failed: usize,
     /// Jobs that were cancelled, by the shutdown or by others, other than the unstarted ones.
     pub cancelled: usize,
-    /// Jobs that were still queued: their handles say cancelled, and here they are, with their ids, to be submitted to
+    /// Jobs that were still queued or scheduled: their handles say cancelled, and here they are, with their ids, to be submitted to
     /// another delegator.
     pub unstarted: Vec<Job>,
     /// Jobs whose operation did not return in time, each with the worker it keeps. A worker that is in a job inside another
@@ -267,6 +268,7 @@ fn finish(
 ) -> bool {
     let is_worker = start.worker.is_some();
     engine.queue.close(if cancel { Phase::Stopped } else { Phase::Draining });
+    engine.close_agenda(false);
     if cancel {
         stop(engine);
     }
@@ -292,6 +294,7 @@ fn finish(
 
 /// Takes the unstarted jobs out and cancels the running ones, on this thread.
 fn stop(engine: &Engine) {
+    engine.close_agenda(true);
     while let Some(task) = engine.queue.try_pop() {
         // A job whose context is done ends for that reason; one that has ended leaves what the timer left.
         task.look();
@@ -348,4 +351,5 @@ fn report(engine: &Engine, start: &Start, finished: bool) -> ShutdownReport {
 /// Drains without waiting.
 pub(super) fn leave(engine: &Engine) {
     engine.queue.close(Phase::Draining);
+    engine.close_agenda(false);
 }

@@ -6,7 +6,7 @@ use crate::sync::Ordering;
 
 /// The numbers of a delegator at one moment.
 ///
-/// `submitted = queued + running + completed + failed + panicked + cancelled + timed_out` whenever nothing is changing.
+/// `submitted = scheduled + queued + running + completed + failed + panicked + cancelled + timed_out` whenever nothing is changing.
 ///
 /// # Examples
 ///
@@ -22,6 +22,8 @@ use crate::sync::Ordering;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
+    /// Jobs that wait for the time that they were given.
+    pub scheduled: usize,
     /// Jobs that wait for a worker.
     pub queued: usize,
     /// Jobs whose operation runs, including those that wait for a job they run inline.
@@ -68,11 +70,13 @@ pub struct WorkerStatus {
 
 pub(super) fn stats(engine: &Engine) -> Stats {
     // In this order: a job that is finished in between is then at worst counted as running and finished, never as queued.
+    let scheduled = engine.agenda.lock().len();
     let running = engine.running();
     let (submitted, counts) = engine.registry.accounts();
     let unfinished = submitted.saturating_sub(counts.finished());
-    let queued = usize::try_from(unfinished).unwrap_or(usize::MAX).saturating_sub(running);
+    let queued = usize::try_from(unfinished).unwrap_or(usize::MAX).saturating_sub(running + scheduled);
     Stats {
+        scheduled,
         queued,
         running,
         submitted,

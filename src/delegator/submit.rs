@@ -7,6 +7,7 @@ use crate::clock::Tick;
 use crate::context::{Action, End};
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::extras::When;
 use crate::handle::JobHandle;
 use crate::job::Job;
 use crate::panics::discard;
@@ -143,10 +144,16 @@ fn accept(engine: &Arc<Engine>, mut job: Job, no_room: NoRoom) -> Result<JobHand
     if engine.queue.phase() != Phase::Open {
         return Err(refuse(engine, job, SubmitError::ShutDown));
     }
+    let when = job.extras.as_ref().and_then(|extras| extras.when);
+    let due = when.map(|when| match when {
+        When::After(delay) => Tick::now().after(delay),
+        When::At(tick) => tick,
+    });
     let mut by_default = false;
     if let (Some(timeout), Tick::NEVER) = (engine.default_timeout, job.context.deadline_tick()) {
         by_default = true;
-        job.context.limit(Tick::now().after(timeout));
+        let now = Tick::now();
+        job.context.limit(due.unwrap_or(now).max(now).after(timeout));
     }
     let end = job.context.end();
     let task = engine.admit(job, by_default);
@@ -154,6 +161,12 @@ fn accept(engine: &Arc<Engine>, mut job: Job, no_room: NoRoom) -> Result<JobHand
         return Ok(end_at_once(engine, task, end));
     }
     let handle = JobHandle { task: Arc::clone(&task) };
+    if let Some(due) = due.filter(|due| *due > Tick::now()) {
+        if engine.schedule(&task, due) {
+            return Ok(handle);
+        }
+        return Err(give_back(engine, task, handle, SubmitError::ShutDown));
+    }
     match push(engine, task) {
         Ok(()) => confirm(engine, handle),
         Err(task) => make_room(engine, task, handle, no_room),

@@ -1,0 +1,162 @@
+//! Jobs that are not to start before their time.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{DropFlag, delegator, eventually, occupy, watchdog, yields};
+use workpath::{Context, Delegator, Job, JobState, Shutdown, SubmitError};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+fn later(delay: Duration) -> Job {
+    yields("later", [1]).with_delay(delay)
+}
+
+#[test]
+fn a_job_starts_when_its_delay_is_over_and_not_before() {
+    let delegator = Delegator::manual();
+    let handle = delegator.submit(later(SECOND)).unwrap();
+    assert_eq!(handle.state(), JobState::Scheduled);
+    assert_eq!((delegator.stats().scheduled, delegator.stats().queued), (1, 0));
+    delegator.advance(SECOND - Duration::from_nanos(1));
+    assert_eq!(handle.state(), JobState::Scheduled);
+    assert_eq!(delegator.advance(Duration::from_nanos(1)), 1);
+    assert_eq!(handle.wait().queue_time(), SECOND);
+    assert_eq!((delegator.stats().scheduled, delegator.stats().completed), (0, 1));
+}
+
+#[test]
+fn a_wait_lets_the_time_come() {
+    let delegator = Delegator::manual();
+    assert_eq!(delegator.submit(later(HOUR)).unwrap().wait().queue_time(), HOUR);
+}
+
+#[test]
+fn an_instant_is_as_good_as_a_delay_and_a_past_one_is_none() {
+    let delegator = Delegator::manual();
+    let at = delegator.submit(yields("at", []).not_before(delegator.now() + SECOND)).unwrap();
+    let past = delegator.submit(yields("past", []).not_before(delegator.now())).unwrap();
+    assert_eq!((at.state(), past.state()), (JobState::Scheduled, JobState::Queued));
+    assert_eq!(at.wait().queue_time(), SECOND);
+}
+
+#[test]
+fn jobs_start_in_the_order_of_their_times_then_of_their_submission() {
+    let delegator = Delegator::manual();
+    let handles: Vec<_> =
+        [3, 1, 2, 1].map(|seconds| delegator.submit(later(seconds * SECOND)).unwrap()).into();
+    delegator.advance(HOUR);
+    let order: Vec<_> = delegator.registry().records().iter().map(|record| record.id()).collect();
+    assert_eq!(order, [1, 3, 2, 0].map(|n: usize| handles[n].id()));
+}
+
+#[test]
+fn a_cancelled_one_leaves_nothing_behind() {
+    let delegator = Delegator::manual();
+    let (flag, dropped) = DropFlag::new();
+    let job = Job::new("never", move |_| {
+        let _ = &flag;
+        Ok(Vec::new())
+    });
+    let handle = delegator.submit(job.with_delay(Duration::MAX)).unwrap();
+    assert!(handle.cancel() && dropped.is_open() && !handle.cancel());
+    assert_eq!((handle.state(), delegator.stats().scheduled), (JobState::Cancelled, 0));
+    assert!(delegator.wait_idle_timeout(Duration::ZERO));
+}
+
+#[test]
+fn a_cancel_of_the_context_ends_it_at_once() {
+    let delegator = Delegator::manual();
+    let (session, canceller) = Context::background().with_cancel();
+    let handle = delegator.submit(later(HOUR).with_context(&session)).unwrap();
+    canceller.cancel();
+    assert_eq!((delegator.stats().cancelled, delegator.stats().scheduled), (1, 0));
+    assert_eq!(handle.state(), JobState::Cancelled);
+}
+
+#[test]
+fn the_deadline_ends_it_while_it_is_scheduled() {
+    let delegator = Delegator::manual();
+    let handle = delegator.submit(later(HOUR).with_timeout(SECOND)).unwrap();
+    let heard = delegator.submit(later(HOUR).with_timeout(SECOND)).unwrap();
+    let done = heard.done();
+    delegator.advance(SECOND);
+    assert!(common::fired(&done));
+    assert_eq!((delegator.stats().timed_out, delegator.stats().scheduled), (2, 0));
+    assert_eq!(handle.wait().round_trip_time(), SECOND);
+    assert!(delegator.wait_idle_timeout(Duration::ZERO));
+}
+
+#[test]
+fn a_default_timeout_counts_from_when_it_is_due() {
+    let delegator = Delegator::builder().default_timeout(SECOND).manual().unwrap();
+    assert_eq!(delegator.submit(later(HOUR)).unwrap().wait().state(), JobState::Completed);
+}
+
+#[test]
+fn more_are_due_than_fit_in_the_queue() {
+    let delegator = Delegator::builder().queue_capacity(2).manual().unwrap();
+    for _ in 0..100 {
+        let _ = delegator.submit(later(SECOND)).unwrap();
+    }
+    delegator.advance(2 * SECOND);
+    assert_eq!(delegator.stats().completed, 100);
+}
+
+#[test]
+fn a_drain_hands_scheduled_jobs_back_and_finishes_those_that_are_due() {
+    let delegator = Delegator::builder().queue_capacity(1).manual().unwrap();
+    let nap = Job::new("nap", |ctx| ctx.sleep(2 * SECOND).map(|()| Vec::new()));
+    let _ = delegator.submit(nap).unwrap();
+    for _ in 0..3 {
+        let _ = delegator.submit(later(SECOND)).unwrap();
+    }
+    let far = delegator.submit(later(HOUR)).unwrap();
+    delegator.step();
+    delegator.step();
+    let report = delegator.shutdown(Shutdown::drain());
+    assert_eq!((report.completed, report.unstarted.len()), (2, 1));
+    assert_eq!((far.wait().state(), report.unstarted[0].id()), (JobState::Cancelled, far.id()));
+    assert!(matches!(delegator.submit(later(SECOND)), Err(SubmitError::ShutDown(_))));
+}
+
+#[test]
+fn a_cancel_hands_all_of_them_back() {
+    let delegator = delegator(1);
+    let handles: Vec<_> = (0..10).map(|_| delegator.submit(later(HOUR)).unwrap()).collect();
+    let report = delegator.shutdown(Shutdown::cancel());
+    assert_eq!((report.unstarted.len(), report.total()), (10, 10));
+    assert!(handles.iter().all(|handle| handle.state() == JobState::Cancelled));
+}
+
+#[test]
+fn a_worker_that_waits_for_one_runs_it_when_it_is_due() {
+    watchdog(|| {
+        let delegator = delegator(1);
+        let submitter = delegator.submitter();
+        let outer = Job::new("outer", move |_| submitter.submit(later(Duration::from_millis(5)))?.join());
+        assert_eq!(delegator.submit(outer).unwrap().join().unwrap(), [1]);
+    });
+    let manual = Delegator::manual();
+    let submitter = manual.submitter();
+    let outer = Job::new("outer", move |_| submitter.submit(later(HOUR))?.join());
+    assert_eq!(manual.submit(outer).unwrap().wait().run_time(), HOUR);
+}
+
+#[test]
+fn threads_keep_the_time_and_wait_for_room() {
+    watchdog(|| {
+        let delegator = Delegator::builder().workers(1).queue_capacity(1).build().unwrap();
+        let busy = occupy(&delegator);
+        let delay = Duration::from_millis(5);
+        let handles: Vec<_> = (0..20).map(|_| delegator.submit(later(delay)).unwrap()).collect();
+        eventually("they are due", || delegator.stats().scheduled == 0);
+        assert_eq!(delegator.stats().queued, 20);
+        busy.release();
+        for handle in handles {
+            assert!(handle.wait().queue_time() >= delay);
+        }
+    });
+}
