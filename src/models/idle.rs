@@ -5,6 +5,7 @@ use loom::thread::spawn;
 
 use super::{Rig, Watch, explore};
 use crate::clock::Tick;
+use crate::sync;
 use crate::{Job, JobState, Shutdown};
 
 #[test]
@@ -14,7 +15,7 @@ fn the_last_job() {
         let handle = rig.accepted(watch.job("job"));
         rig.close();
         let worker = rig.worker(0);
-        assert!(rig.engine.registry.wait_idle(Tick::NEVER));
+        assert!(rig.engine.registry.wait_idle(Tick::NEVER, sync::park_until));
         assert_eq!((watch.runs.get(), watch.drops.get()), (1, 1));
         assert_eq!(handle.state(), JobState::Completed);
         worker.join().unwrap();
@@ -28,13 +29,13 @@ fn two_that_wait_and_a_cancel() {
         let handle = rig.accepted(Job::new("job", |_| Ok(Vec::new())));
         let other = {
             let rig = rig.clone();
-            spawn(move || assert!(rig.engine.registry.wait_idle(Tick::NEVER)))
+            spawn(move || assert!(rig.engine.registry.wait_idle(Tick::NEVER, sync::park_until)))
         };
         let canceller = {
             let handle = handle.clone();
             spawn(move || handle.cancel())
         };
-        assert!(rig.engine.registry.wait_idle(Tick::NEVER));
+        assert!(rig.engine.registry.wait_idle(Tick::NEVER, sync::park_until));
         assert_eq!(handle.state(), JobState::Cancelled);
         assert!(canceller.join().unwrap());
         other.join().unwrap();
@@ -54,9 +55,9 @@ fn a_refused_submission() {
             })
         };
         first.cancel();
-        assert!(rig.engine.registry.wait_idle(Tick::NEVER));
+        assert!(rig.engine.registry.wait_idle(Tick::NEVER, sync::park_until));
         assert!(!submitter.join().unwrap(), "the place of the cancelled one is still taken");
-        assert!(rig.engine.registry.wait_idle(Tick::NEVER));
+        assert!(rig.engine.registry.wait_idle(Tick::NEVER, sync::park_until));
         rig.check_accounts(1);
     });
 }
@@ -70,12 +71,12 @@ fn a_shutdown() {
             let rig = rig.clone();
             spawn(move || {
                 let _ = rig.submit(Job::new("job", |_| Ok(Vec::new())));
-                assert!(rig.engine.registry.wait_idle(Tick::NEVER));
+                assert!(rig.engine.registry.wait_idle(Tick::NEVER, sync::park_until));
             })
         };
         let idler = {
             let rig = rig.clone();
-            spawn(move || assert!(rig.engine.registry.wait_idle(Tick::NEVER)))
+            spawn(move || assert!(rig.engine.registry.wait_idle(Tick::NEVER, sync::park_until)))
         };
         let _ = rig.shut_down(Shutdown::cancel().within(std::time::Duration::ZERO));
         submitter.join().unwrap();
