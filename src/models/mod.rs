@@ -18,6 +18,8 @@ mod idle;
 #[cfg(loom)]
 mod nested_wait;
 #[cfg(loom)]
+mod schedule;
+#[cfg(loom)]
 mod sleep_and_wake;
 #[cfg(loom)]
 mod submit_and_shut_down;
