@@ -65,6 +65,14 @@ impl JobId {
     }
 }
 
+#[cfg(feature = "orders")]
+impl JobId {
+    /// The id that these bytes were taken from.
+    pub(crate) fn from_bytes(bytes: [u8; 16]) -> JobId {
+        JobId(Uuid::from_bytes(bytes))
+    }
+}
+
 /// 52 random bits, drawn once.
 fn process_bits() -> u64 {
     static BITS: OnceLock<u64> = OnceLock::new();

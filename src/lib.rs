@@ -446,6 +446,8 @@ mod id;
 mod job;
 #[cfg(all(test, any(loom, shuttle)))]
 mod models;
+#[cfg(all(feature = "orders", not(any(loom, shuttle))))]
+mod orders;
 mod panics;
 mod queue;
 mod record;
@@ -464,6 +466,11 @@ pub use error::{Error, ErrorKind};
 pub use handle::JobHandle;
 pub use id::{JobId, ParseJobIdError};
 pub use job::{Job, Operation};
+#[cfg(all(feature = "orders", not(any(loom, shuttle))))]
+pub use orders::{
+    Catalog, DeadLetter, DecodeError, Lease, LeaseToken, MemoryQueue, Order, OrderQueue, OrderResult,
+    Priority, QueueCounts, QueueError, QueueErrorKind, Renewal, Settlement, Verdict,
+};
 pub use record::JobRecord;
 pub use registry::{Registry, Retention};
 pub use state::JobState;
