@@ -469,7 +469,7 @@ pub use job::{Job, Operation};
 #[cfg(all(feature = "orders", not(any(loom, shuttle))))]
 pub use orders::{
     Catalog, DeadLetter, DecodeError, Lease, LeaseToken, MemoryQueue, Order, OrderQueue, OrderResult,
-    Priority, QueueCounts, QueueError, QueueErrorKind, Renewal, Settlement, Verdict,
+    Priority, QueueCounts, QueueError, QueueErrorKind, Renewal, Serve, Serving, Settlement, Verdict,
 };
 pub use record::JobRecord;
 pub use registry::{Registry, Retention};

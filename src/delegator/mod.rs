@@ -412,6 +412,11 @@ impl Submitter {
     pub fn submit_deadline(&self, job: Job, deadline: Instant) -> Result<JobHandle, SubmitError> {
         submit::submit_deadline(&self.engine, job, deadline)
     }
+
+    #[cfg(feature = "orders")]
+    pub(crate) fn workers(&self) -> Vec<WorkerStatus> {
+        stats::workers(&self.engine)
+    }
 }
 
 impl fmt::Debug for Submitter {

@@ -94,6 +94,16 @@ impl Shutdown {
         self.within = limit;
         self
     }
+
+    #[cfg(feature = "orders")]
+    pub(crate) const fn cancels(self) -> bool {
+        self.cancel
+    }
+
+    #[cfg(feature = "orders")]
+    pub(crate) const fn limit(self) -> Duration {
+        self.within
+    }
 }
 
 /// What became of the jobs that were scheduled, queued or running when the shutdown began: their number is
@@ -124,6 +134,10 @@ pub struct ShutdownReport {
     /// Jobs whose operation did not return in time, each with the worker it keeps. A worker that is in a job inside another
     /// is here with both.
     pub stuck: Vec<WorkerStatus>,
+    /// Orders that went back to their queue: not started, or cancelled by the stop. Only of a
+    /// [`Serving`](crate::Serving); a delegator hands no orders back.
+    #[cfg(feature = "orders")]
+    pub handed_back: usize,
 }
 
 impl ShutdownReport {
@@ -138,7 +152,10 @@ impl ShutdownReport {
     /// # Ok::<(), workpath::BuildError>(())
     /// ```
     pub fn total(&self) -> usize {
-        self.completed + self.failed + self.cancelled + self.unstarted.len() + self.stuck.len()
+        let total = self.completed + self.failed + self.cancelled + self.unstarted.len() + self.stuck.len();
+        #[cfg(feature = "orders")]
+        let total = total + self.handed_back;
+        total
     }
 }
 
@@ -345,6 +362,8 @@ fn report(engine: &Engine, start: &Start, finished: bool) -> ShutdownReport {
         cancelled: since(after.cancelled, before.cancelled).saturating_sub(unstarted.len()),
         unstarted,
         stuck,
+        #[cfg(feature = "orders")]
+        handed_back: 0,
     }
 }
 

@@ -8,6 +8,7 @@ mod catalog;
 mod memory;
 mod order;
 mod queue;
+mod serve;
 
 pub use self::catalog::Catalog;
 pub use self::memory::MemoryQueue;
@@ -16,3 +17,4 @@ pub use self::queue::{
     DeadLetter, Lease, LeaseToken, OrderQueue, OrderResult, QueueCounts, QueueError, QueueErrorKind, Renewal,
     Settlement, Verdict,
 };
+pub use self::serve::{Serve, Serving};

@@ -238,7 +238,7 @@ impl Order {
     }
 
     /// How often the order may fail before it becomes a dead letter; zero counts as one. Runs that end with their process are
-    /// counted apart: see `Serve::max_deliveries`.
+    /// counted apart: see [`Serve::max_deliveries`](crate::Serve::max_deliveries).
     ///
     /// # Examples
     ///
