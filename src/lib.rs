@@ -17,6 +17,7 @@
 //! * [Logging](#logging)
 //! * [Schedules](#schedules)
 //! * [Tests and time](#tests-and-time)
+//! * [Beyond one process](#beyond-one-process)
 //! * [Threads and cost](#threads-and-cost)
 //! * [Out of reach](#out-of-reach)
 //!
@@ -389,6 +390,15 @@
 //! # Ok(())
 //! # }
 //! ```
+//! # Beyond one process
+//!
+//! With the feature `orders`, a job can be data: an `Order` names an operation of a `Catalog` and carries bytes. It runs
+//! like any other job, here (`catalog.job(&order)`) or by way of an `OrderQueue` that a delegator serves: a `MemoryQueue`, or with
+//! the feature `sqlite` a `SqliteQueue`, which survives a `kill -9`. Failures are tried again, what cannot be done becomes a dead
+//! letter, and the leases of a process that dies pass to the next. Every order runs at least once and is settled at most once,
+//! so operations must bear a repetition; the order's id tells them. The feature `sqlite` needs a C compiler and Rust 1.89.
+//!
+#![cfg_attr(feature = "orders", doc = "See [`OrderQueue`] and [`Delegator::serve`].")]
 //!
 //! # Threads and cost
 //!
@@ -471,6 +481,8 @@ pub use orders::{
     Catalog, DeadLetter, DecodeError, Lease, LeaseToken, MemoryQueue, Order, OrderQueue, OrderResult,
     Priority, QueueCounts, QueueError, QueueErrorKind, Renewal, Serve, Serving, Settlement, Verdict,
 };
+#[cfg(all(feature = "sqlite", not(any(loom, shuttle))))]
+pub use orders::{Durability, SqliteQueue};
 pub use record::JobRecord;
 pub use registry::{Registry, Retention};
 pub use state::JobState;

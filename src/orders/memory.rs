@@ -243,7 +243,12 @@ impl State {
     fn hand_out(&mut self, max: usize, until: Tick) -> Vec<Lease> {
         let mut leases = Vec::with_capacity(max.min(self.waiting.len()));
         while leases.len() < max {
-            let Some((_, id)) = self.waiting.pop_first() else { break };
+            let Some((&place, &id)) = self.waiting.first_key_value() else { break };
+            let was_lost = self.orders.get(&id).is_some_and(|entry| entry.deliveries > 0);
+            if was_lost && !leases.is_empty() {
+                break;
+            }
+            self.waiting.remove(&place);
             let fence = self.next;
             self.next += 1;
             let Some(entry) = self.orders.get_mut(&id) else { continue };
@@ -258,6 +263,9 @@ impl State {
                 cancelled: entry.cancelled,
             });
             self.leased.insert((until, entry.seq), id);
+            if was_lost {
+                break;
+            }
         }
         leases
     }

@@ -9,6 +9,8 @@ mod memory;
 mod order;
 mod queue;
 mod serve;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 
 pub use self::catalog::Catalog;
 pub use self::memory::MemoryQueue;
@@ -18,3 +20,5 @@ pub use self::queue::{
     Settlement, Verdict,
 };
 pub use self::serve::{Serve, Serving};
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::{Durability, SqliteQueue};

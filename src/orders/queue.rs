@@ -65,6 +65,9 @@ pub trait OrderQueue: Send + Sync + fmt::Debug {
     /// due. Waits for the first for up to `wait`, and never for more; an empty list is an answer. [`wake`](OrderQueue::wake)
     /// ends the wait early.
     ///
+    /// An order whose lease has lapsed is handed out by a call of its own: if it takes its holder down, no others were lost with
+    /// it just because they came along.
+    ///
     /// What cannot be read as an order, or is of an unknown version, is not handed out: the queue makes a dead letter of it.
     ///
     /// # Errors
