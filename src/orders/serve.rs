@@ -668,13 +668,14 @@ impl Serving {
         if let Some(settler) = self.settler.take().filter(|_| settled) {
             let _ = settler.join();
         }
-        let mut report = ShutdownReport::default();
-        report.completed = tally.completed - before.completed;
-        report.failed = tally.failed - before.failed;
-        report.cancelled = tally.cancelled - before.cancelled;
-        report.handed_back = tally.handed_back - before.handed_back;
-        report.stuck = stuck;
-        report
+        ShutdownReport {
+            completed: tally.completed - before.completed,
+            failed: tally.failed - before.failed,
+            cancelled: tally.cancelled - before.cancelled,
+            handed_back: tally.handed_back - before.handed_back,
+            stuck,
+            ..ShutdownReport::default()
+        }
     }
 
     fn workers_in(&self, jobs: &[JobId]) -> Vec<WorkerStatus> {

@@ -7,6 +7,8 @@
 //! 3. Each process that has the file open holds a shared lock on a file beside it. Who can have that lock alone, when it opens the
 //!    queue, knows that all leases are of the dead.
 
+#![expect(clippy::incompatible_msrv, reason = "the feature needs a newer compiler than the crate")]
+
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::fs::{File, TryLockError};
@@ -363,6 +365,9 @@ impl fmt::Debug for SqliteQueue {
 
 type Sql<T> = Result<T, rusqlite::Error>;
 
+/// The answers by the numbers of their calls.
+type Answers = Vec<(u64, Result<Answer, QueueError>)>;
+
 impl Store {
     fn open(path: &Path, durability: Durability) -> Result<Store, QueueError> {
         let error = |error| explain(path, &error);
@@ -388,7 +393,7 @@ impl Store {
         db.set_prepared_statement_cache_capacity(64);
         db.busy_timeout(BUSY).map_err(error)?;
         let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(error)?;
-        if version > VERSION || version < 0 {
+        if !(0..=VERSION).contains(&version) {
             let text = format!("the queue {} is of version {version}; this is for {VERSION}", path.display());
             return Err(QueueError::new(QueueErrorKind::Version, text));
         }
@@ -437,19 +442,13 @@ impl Store {
     }
 
     /// Does these calls, or none of them; whether there may be something for those who wait.
-    fn transact(
-        &mut self,
-        path: &Path,
-        group: Vec<(u64, Call)>,
-    ) -> (Vec<(u64, Result<Answer, QueueError>)>, bool) {
+    fn transact(&mut self, path: &Path, group: Vec<(u64, Call)>) -> (Answers, bool) {
         let news = group.iter().any(|(_, call)| {
             matches!(call, Call::Enqueue(_) | Call::Settle(_) | Call::Requeue(_) | Call::Cancel(_))
         });
         let numbers: Vec<u64> = group.iter().map(|(number, _)| *number).collect();
         match self.try_transact(group) {
-            Ok(answers) => {
-                (numbers.into_iter().zip(answers.into_iter().map(|answer| Ok(answer))).collect(), news)
-            }
+            Ok(answers) => (numbers.into_iter().zip(answers.into_iter().map(Ok)).collect(), news),
             Err(error) => {
                 // Some errors have rolled back already.
                 let _ = self.db.execute_batch("ROLLBACK");
