@@ -50,7 +50,7 @@ const DEAD: i64 = 3;
 
 const SCHEMA: &str = "
 CREATE TABLE orders(
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, operation TEXT NOT NULL,
+    seq INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, operation TEXT NOT NULL,
     state INTEGER NOT NULL, priority INTEGER NOT NULL, due INTEGER NOT NULL, deadline INTEGER NOT NULL,
     attempts INTEGER NOT NULL, failures INTEGER NOT NULL, deliveries INTEGER NOT NULL, fence INTEGER NOT NULL,
     cancelled INTEGER NOT NULL, result_ttl INTEGER NOT NULL, unique_key TEXT, error TEXT, body BLOB NOT NULL);
@@ -407,6 +407,8 @@ impl Store {
             Durability::Power => "PRAGMA synchronous = FULL",
         };
         db.execute_batch(synchronous).map_err(error)?;
+        // Moving the log into the file waits for the disk, in every mode; so it is done seldom.
+        db.execute_batch("PRAGMA wal_autocheckpoint = 8000").map_err(error)?;
         Store::prepare(&db, path)?;
         if is_alone {
             // All leases are of processes that are gone.
@@ -507,7 +509,7 @@ impl Store {
             .db
             .prepare_cached(
                 "INSERT INTO orders(id, operation, state, priority, due, deadline, attempts, failures, deliveries, fence, \
-                 cancelled, result_ttl, unique_key, body) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, 0, 0, 0, ?8, ?9, ?10) \
+                 cancelled, result_ttl, unique_key, body) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, 0, ?11, 0, ?8, ?9, ?10) \
                  ON CONFLICT DO NOTHING",
             )?
             .execute(params![
@@ -521,6 +523,8 @@ impl Store {
                 stored(order.result_ttl_millis()),
                 order.unique_key(),
                 body,
+                // The number of a row may come again, when the last one is gone; its fence does not.
+                stored(now.saturating_mul(1000)),
             ])?;
         if inserted > 0 {
             return Ok(Ok(id));
@@ -613,9 +617,9 @@ impl Store {
         let cancelled = self
             .db
             .prepare_cached(
-                "UPDATE orders SET due = ?3 WHERE seq = ?1 AND fence = ?2 AND state = 2 RETURNING cancelled",
+                "UPDATE orders SET due = ?3 WHERE seq = ?1 AND fence = ?2 AND id = ?4 AND state = 2 RETURNING cancelled",
             )?
-            .query_row(params![token.place.0.cast_signed(), token.fence.cast_signed(), until], |row| {
+            .query_row(params![token.place.0.cast_signed(), token.fence.cast_signed(), until, uuid::Uuid::from(token.id).as_bytes()], |row| {
                 row.get(0)
             })
             .optional()?;
@@ -632,9 +636,9 @@ impl Store {
         let held: Option<(u32, i64)> = self
             .db
             .prepare_cached(
-                "SELECT failures, result_ttl FROM orders WHERE seq = ?1 AND fence = ?2 AND state = 2",
+                "SELECT failures, result_ttl FROM orders WHERE seq = ?1 AND fence = ?2 AND id = ?3 AND state = 2",
             )?
-            .query_row([seq, token.fence.cast_signed()], |row| Ok((row.get(0)?, row.get(1)?)))
+            .query_row(params![seq, token.fence.cast_signed(), uuid::Uuid::from(token.id).as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         let Some((failures, ttl)) = held else { return Ok(false) };
         match verdict {
