@@ -397,6 +397,8 @@ impl Store {
             let text = format!("the queue {} is of version {version}; this is for {VERSION}", path.display());
             return Err(QueueError::new(QueueErrorKind::Version, text));
         }
+        // An order is small, and every commit writes whole pages. A file that exists keeps what it has.
+        db.execute_batch("PRAGMA page_size = 1024").map_err(error)?;
         let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(error)?;
         if mode != "wal" {
             let text = format!("the queue {}: its file system allows no write-ahead log", path.display());
