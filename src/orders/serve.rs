@@ -157,6 +157,8 @@ struct Held {
     handle: Option<JobHandle>,
     /// The lease is void; what comes of the run is nobody's business.
     lost: bool,
+    /// There is a verdict on it.
+    done: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -278,6 +280,9 @@ impl Shared {
     fn leave(&self, id: JobId, verdict: Verdict) {
         let mut state = self.state.lock();
         state.busy = state.busy.saturating_sub(1);
+        if let Some(held) = state.held.get_mut(&id) {
+            held.done = true;
+        }
         state.verdicts.push_back((id, verdict));
         self.changed.notify_all();
     }
@@ -355,6 +360,13 @@ impl Shared {
         let lease_ends = Tick::now().after(self.options.lease);
         {
             let mut state = self.state.lock();
+            // Given back a moment ago, and handed out again: the settler is about to let go of its former lease.
+            while state.held.get(&token.id).is_some_and(|held| held.done) {
+                if state.abandoned {
+                    return None;
+                }
+                self.changed.wait(&mut state);
+            }
             if let Some(held) = state.held.get_mut(&token.id) {
                 // Its lease had lapsed here, and nobody else was as quick.
                 held.token = token;
@@ -383,7 +395,8 @@ impl Shared {
             Ok(_) => None,
         };
         let mut state = self.state.lock();
-        let held = Held { ticket: Arc::clone(&ticket), token, handle: None, lost: false };
+        let held =
+            Held { ticket: Arc::clone(&ticket), token, handle: None, lost: false, done: verdict.is_some() };
         state.held.insert(token.id, held);
         if let Some(verdict) = verdict {
             state.verdicts.push_back((token.id, verdict));
