@@ -137,8 +137,9 @@
 //!
 //! [`check`](Context::check) is for loops. What blocks should block together with the context: [`sleep`](Context::sleep),
 //! [`recv`](Context::recv), and [`done`](Context::done) as one arm of a [`crossbeam_channel::select!`]. For a call that only
-//! takes a timeout there is [`remaining`](Context::remaining); for one that must be interrupted from outside (close a socket,
-//! kill a child process) there is [`on_done`](Context::on_done).
+//! takes a timeout there is [`io_timeout`](Context::io_timeout), and [`child_share`](Context::child_share) divides the time
+//! that is left; for one that must be interrupted from outside (close a socket, kill a child process) there is
+//! [`on_done`](Context::on_done).
 //!
 //! ```
 //! use std::time::Duration;
@@ -167,6 +168,9 @@
 //! [`submit_deadline`](Delegator::submit_deadline) wait for a while. A refused job comes back inside the [`SubmitError`],
 //! with its id, and can be submitted again, here or elsewhere. A capacity of zero is a hand-off: a job is accepted only when
 //! a worker is free.
+//!
+//! [`submit_all`](Delegator::submit_all) submits many at once, for less than as many calls cost, and
+//! [`try_submit_all`](Delegator::try_submit_all) those for which there is room.
 //!
 //! A [`Submitter`] submits and cannot shut anything down: what to give to other parts of a program, jobs included.
 //!
@@ -470,7 +474,8 @@ mod worker;
 pub use builder::{BuildError, Builder};
 pub use context::{Canceller, Context, OnDone};
 pub use delegator::{
-    Delegator, Manual, Shutdown, ShutdownReport, Stats, SubmitError, Submitter, WorkerStatus,
+    Delegator, Manual, Shutdown, ShutdownReport, Stats, SubmitAllError, SubmitError, SubmitErrorKind,
+    Submitter, WorkerStatus,
 };
 pub use error::{Error, ErrorKind};
 pub use handle::JobHandle;

@@ -166,15 +166,32 @@ impl<T> Queue<T> {
     /// Puts an item in, or gives it back if there is no room. The phase is for the caller to check, afterwards: a push that
     /// came too late for the last worker is not seen by anybody else.
     pub(crate) fn try_push(&self, item: T) -> Result<(), T> {
+        self.place(item)?;
+        self.wake_a_searcher();
+        Ok(())
+    }
+
+    /// Puts in as many as there is room for, in order, and takes those off the front. Looks once for somebody to wake: whoever
+    /// that is wakes the next, by rule 2.
+    pub(crate) fn try_push_all(&self, items: &mut VecDeque<T>) {
+        while let Some(item) = items.pop_front() {
+            if let Err(item) = self.place(item) {
+                items.push_front(item);
+                break;
+            }
+        }
+        self.wake_a_searcher();
+    }
+
+    /// A push without the look for somebody to wake.
+    fn place(&self, item: T) -> Result<(), T> {
         if let Some(free) = &self.free {
             let promised = free.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |free| free.checked_sub(1));
             if promised.is_err() {
                 return Err(item);
             }
         }
-        self.sender.try_send(item).map_err(|error| error.into_inner())?;
-        self.wake_a_searcher();
-        Ok(())
+        self.sender.try_send(item).map_err(|error| error.into_inner())
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -353,7 +370,8 @@ impl<T> Queue<T> {
         parker.wake();
     }
 
-    fn room(&self) -> usize {
+    /// How many more fit in, for now.
+    pub(crate) fn room(&self) -> usize {
         match &self.free {
             Some(free) => free.load(Ordering::SeqCst),
             None => self

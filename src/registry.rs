@@ -254,18 +254,30 @@ impl Registry {
 
     /// A job is about to enter the queue. Either of the next two follows.
     pub(crate) fn begin_submission(&self) {
-        self.submissions.begun.fetch_add(1, Ordering::Relaxed);
+        self.begin_submissions(1);
+    }
+
+    pub(crate) fn begin_submissions(&self, jobs: u64) {
+        self.submissions.begun.fetch_add(jobs, Ordering::Relaxed);
     }
 
     /// The job is in for good.
     pub(crate) fn accept_submission(&self) {
-        self.submissions.accepted.fetch_add(1, Ordering::Relaxed);
+        self.accept_submissions(1);
+    }
+
+    pub(crate) fn accept_submissions(&self, jobs: u64) {
+        self.submissions.accepted.fetch_add(jobs, Ordering::Relaxed);
     }
 
     /// The job did not get in.
     pub(crate) fn refuse_submission(&self) {
+        self.refuse_submissions(1);
+    }
+
+    pub(crate) fn refuse_submissions(&self, jobs: u64) {
         let mut shelf = self.shelf.lock();
-        shelf.refused += 1;
+        shelf.refused += jobs;
         // It may be what `wait_idle` waits for.
         let idlers = self.idlers_to_wake(&mut shelf);
         drop(shelf);

@@ -13,8 +13,8 @@ use std::time::Duration;
 use common::{FOREVER, Gate, gated, occupy, watchdog, yields};
 use workpath::{
     BuildError, Builder, Canceller, Context, Delegator, Error, ErrorKind, Job, JobHandle, JobId, JobRecord,
-    JobState, OnDone, Operation, Registry, Retention, Shutdown, ShutdownReport, Stats, SubmitError,
-    Submitter, WorkerStatus,
+    JobState, OnDone, Operation, Registry, Retention, Shutdown, ShutdownReport, Stats, SubmitAllError,
+    SubmitError, SubmitErrorKind, Submitter, WorkerStatus,
 };
 
 fn send_sync<T: Send + Sync>() {}
@@ -46,6 +46,7 @@ fn every_type_crosses_threads_as_far_as_it_should() {
     send_sync::<BuildError>();
     send_sync::<Job>();
     send_sync::<SubmitError>();
+    send_sync::<SubmitAllError>();
     send_sync::<ShutdownReport>();
 }
 
@@ -62,6 +63,7 @@ fn handles_and_values_are_cloned_and_compared() {
     plain::<JobId>();
     plain::<JobState>();
     plain::<ErrorKind>();
+    plain::<SubmitErrorKind>();
 }
 
 #[test]
@@ -96,6 +98,7 @@ fn every_type_prints_itself_for_debugging_and_errors_are_errors() {
     shared_error::<Error>();
     shared_error::<BuildError>();
     shared_error::<SubmitError>();
+    shared_error::<SubmitAllError>();
 }
 
 #[test]

@@ -256,6 +256,63 @@ impl Context {
         Some(self.deadline.since(Tick::now()).unwrap_or_default())
     }
 
+    /// The timeout for a blocking call: `max`, or the time until the deadline if that is less. Never zero, which
+    /// [`TcpStream::set_read_timeout`](std::net::TcpStream::set_read_timeout) and its like refuse: when no time is left it is a
+    /// millisecond. A cancel does not shorten it, so keep `max` at what a cancel may be late by, and
+    /// [`check`](Context::check) between calls.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::Read;
+    /// use std::net::TcpStream;
+    /// use std::time::Duration;
+    /// use workpath::{Context, Error};
+    ///
+    /// fn answer(ctx: &Context, stream: &mut TcpStream) -> Result<u8, Error> {
+    ///     let mut byte = [0];
+    ///     ctx.check()?;
+    ///     stream.set_read_timeout(Some(ctx.io_timeout(Duration::from_secs(5))))?;
+    ///     stream.read_exact(&mut byte)?;
+    ///     Ok(byte[0])
+    /// }
+    ///
+    /// let late = Context::background().with_timeout(Duration::ZERO);
+    /// assert_eq!(late.io_timeout(Duration::from_secs(5)), Duration::from_millis(1));
+    /// assert_eq!(Context::background().io_timeout(Duration::from_secs(5)), Duration::from_secs(5));
+    /// ```
+    pub fn io_timeout(&self, max: Duration) -> Duration {
+        let time = self.remaining().map_or(max, |left| left.min(max));
+        if time.is_zero() { Duration::from_millis(1) } else { time }
+    }
+
+    /// A context that has this share of the remaining time: half of it for 0.5. Without a deadline there is nothing to share,
+    /// and the child has none either. One or more is all of it; zero, less, and what is not a number is none, so the child
+    /// is done at once. Allocates nothing; reads the clock.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::Context;
+    ///
+    /// let ctx = Context::background().with_timeout(Duration::from_secs(60));
+    /// let first_try = ctx.child_share(0.5);
+    /// assert!(first_try.remaining().is_some_and(|left| left <= Duration::from_secs(30)));
+    /// assert!(ctx.child_share(0.0).is_done());
+    /// assert_eq!(ctx.child_share(7.0).deadline(), ctx.deadline());
+    /// ```
+    #[must_use = "the original context keeps all of the time"]
+    pub fn child_share(&self, share: f64) -> Context {
+        if self.deadline == Tick::NEVER {
+            return self.clone();
+        }
+        let now = Tick::now();
+        let left = self.deadline.since(now).unwrap_or_default();
+        // `max` turns what is not a number into zero.
+        self.with_deadline_tick(now.after(left.mul_f64(share.max(0.0).min(1.0))))
+    }
+
     /// Whether the deadline has passed or this context or an ancestor was cancelled.
     ///
     /// # Examples

@@ -14,7 +14,7 @@ pub use self::manual::Manual;
 use self::shutdown::Closing;
 pub use self::shutdown::{Shutdown, ShutdownReport};
 pub use self::stats::{Stats, WorkerStatus};
-pub use self::submit::SubmitError;
+pub use self::submit::{SubmitAllError, SubmitError, SubmitErrorKind};
 pub(crate) use self::thread::Plan;
 use self::thread::Started;
 use crate::clock::Tick;
@@ -151,6 +151,61 @@ impl Delegator {
     /// ```
     pub fn submit_deadline(&self, job: Job, deadline: Instant) -> Result<JobHandle, SubmitError> {
         submit::submit_deadline(&self.engine, job, deadline)
+    }
+
+    /// Submits many jobs for less than as many calls cost, and waits for room as [`submit`](Delegator::submit) does. The handles
+    /// come in the order of the jobs.
+    ///
+    /// The iterator is run to its end before the first job is submitted, so a million jobs are a million in memory. Per 32 jobs it takes one look at the clock, one at the workers and, where one
+    /// sleeps, one wake-up.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitAllError`] when the delegator is shut down meanwhile, with the handles of the jobs that were accepted and with the
+    /// jobs that were not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::{Delegator, Job};
+    ///
+    /// let delegator = Delegator::builder().workers(2).build()?;
+    /// let squares = (1..=3_u8).map(|n| Job::new("square", move |_| Ok(vec![n * n])));
+    /// let handles = delegator.submit_all(squares)?;
+    /// let squares: Vec<u8> = handles.iter().map(|handle| handle.wait().payload().unwrap()[0]).collect();
+    /// assert_eq!(squares, [1, 4, 9]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn submit_all(&self, jobs: impl IntoIterator<Item = Job>) -> Result<Vec<JobHandle>, SubmitAllError> {
+        submit::submit_all(&self.engine, jobs)
+    }
+
+    /// Submits jobs for as long as there is room, without ever waiting; otherwise as [`submit_all`](Delegator::submit_all).
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitAllError`] when the queue is full or the delegator shut down before the last job is in, with the handles of the
+    /// jobs that were accepted and with the jobs that were not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::{Delegator, Job};
+    ///
+    /// let delegator = Delegator::builder().workers(1).queue_capacity(2).build()?;
+    /// let naps = (0..20).map(|n| {
+    ///     Job::new(format!("nap {n}"), |ctx| ctx.sleep(std::time::Duration::from_millis(5)).map(|()| Vec::new()))
+    /// });
+    /// let refused = delegator.try_submit_all(naps).unwrap_err();
+    /// assert_eq!(refused.accepted.len() + refused.rest.len(), 20);
+    /// assert!(delegator.submit_all(refused.rest).is_ok()); // those wait for room
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn try_submit_all(
+        &self,
+        jobs: impl IntoIterator<Item = Job>,
+    ) -> Result<Vec<JobHandle>, SubmitAllError> {
+        submit::try_submit_all(&self.engine, jobs)
     }
 
     /// A handle that submits and does nothing else: for the parts of a program that must not shut the delegator down.
@@ -416,6 +471,47 @@ impl Submitter {
     #[cfg(feature = "orders")]
     pub(crate) fn workers(&self) -> Vec<WorkerStatus> {
         stats::workers(&self.engine)
+    }
+
+    /// As [`Delegator::submit_all`].
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitAllError`] when the delegator is shut down.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let batch = (0..3).map(|_| Job::new("work", |_| Ok(Vec::new())));
+    /// assert_eq!(delegator.submitter().submit_all(batch)?.len(), 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn submit_all(&self, jobs: impl IntoIterator<Item = Job>) -> Result<Vec<JobHandle>, SubmitAllError> {
+        submit::submit_all(&self.engine, jobs)
+    }
+
+    /// As [`Delegator::try_submit_all`].
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitAllError`] when the queue is full or the delegator shut down.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let batch = (0..3).map(|_| Job::new("work", |_| Ok(Vec::new())));
+    /// assert_eq!(delegator.submitter().try_submit_all(batch)?.len(), 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_submit_all(
+        &self,
+        jobs: impl IntoIterator<Item = Job>,
+    ) -> Result<Vec<JobHandle>, SubmitAllError> {
+        submit::try_submit_all(&self.engine, jobs)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Getting jobs in.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -67,26 +68,72 @@ impl SubmitError {
         }
     }
 
-    fn parts(&self) -> (&'static str, &Job, &'static str) {
+    /// Why, without the job.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job, Shutdown, SubmitErrorKind};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// delegator.shutdown(Shutdown::drain());
+    /// let error = delegator.submit(Job::new("late", |_| Ok(Vec::new()))).unwrap_err();
+    /// assert_eq!(error.kind(), SubmitErrorKind::ShutDown);
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn kind(&self) -> SubmitErrorKind {
+        self.parts().0
+    }
+
+    fn parts(&self) -> (SubmitErrorKind, &Job) {
         match self {
-            SubmitError::Full(job) => ("Full", job, "the queue is full"),
-            SubmitError::Timeout(job) => ("Timeout", job, "the queue stayed full for the time given"),
-            SubmitError::ShutDown(job) => ("ShutDown", job, "the delegator is shut down"),
+            SubmitError::Full(job) => (SubmitErrorKind::Full, job),
+            SubmitError::Timeout(job) => (SubmitErrorKind::Timeout, job),
+            SubmitError::ShutDown(job) => (SubmitErrorKind::ShutDown, job),
         }
+    }
+}
+
+/// Why a job was not accepted; what a [`SubmitError`] says, without the job. `Display` is the reason in words.
+///
+/// # Examples
+///
+/// ```
+/// use workpath::SubmitErrorKind;
+///
+/// assert_eq!(SubmitErrorKind::Full.to_string(), "the queue is full");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SubmitErrorKind {
+    /// The queue is full.
+    Full,
+    /// The queue was full until the submission's time was over.
+    Timeout,
+    /// The delegator accepts no jobs any more.
+    ShutDown,
+}
+
+impl fmt::Display for SubmitErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SubmitErrorKind::Full => "the queue is full",
+            SubmitErrorKind::Timeout => "the queue stayed full for the time given",
+            SubmitErrorKind::ShutDown => "the delegator is shut down",
+        })
     }
 }
 
 impl fmt::Display for SubmitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (_, job, why) = self.parts();
+        let (why, job) = self.parts();
         write!(f, "job {:?} was not accepted: {why}", job.name)
     }
 }
 
 impl fmt::Debug for SubmitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (variant, job, _) = self.parts();
-        f.debug_tuple(variant).field(job).finish()
+        let (kind, job) = self.parts();
+        f.debug_tuple(&format!("{kind:?}")).field(job).finish()
     }
 }
 
@@ -100,6 +147,66 @@ impl From<SubmitError> for Error {
         Error::from(text)
     }
 }
+
+/// Why some jobs of a batch were not accepted. Both parts are in the order of the batch, and every job of it is in one of
+/// them.
+///
+/// # Examples
+///
+/// ```
+/// use workpath::{Delegator, Job, Shutdown};
+///
+/// let delegator = Delegator::builder().workers(1).build()?;
+/// delegator.shutdown(Shutdown::drain());
+/// let batch = ["a", "b"].map(|name| Job::new(name, |_| Ok(Vec::new())));
+/// let refused = delegator.submit_all(batch).unwrap_err();
+/// assert_eq!((refused.accepted.len(), refused.rest.len()), (0, 2));
+/// assert_eq!(refused.to_string(), "2 of 2 jobs were not accepted: the delegator is shut down");
+/// # Ok::<(), workpath::BuildError>(())
+/// ```
+#[non_exhaustive]
+pub struct SubmitAllError {
+    /// The jobs that were accepted.
+    pub accepted: Vec<JobHandle>,
+    /// Those that were not, as they were.
+    pub rest: Vec<Job>,
+    /// Why not.
+    pub kind: SubmitErrorKind,
+}
+
+impl fmt::Display for SubmitAllError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let refused = self.rest.len();
+        let all = refused + self.accepted.len();
+        write!(f, "{refused} of {all} jobs were not accepted: {}", self.kind)
+    }
+}
+
+impl fmt::Debug for SubmitAllError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SubmitAllError")
+            .field("kind", &self.kind)
+            .field("accepted", &self.accepted.len())
+            .field("rest", &self.rest.len())
+            .finish()
+    }
+}
+
+impl std::error::Error for SubmitAllError {}
+
+impl From<SubmitAllError> for Error {
+    /// Keeps the text and drops the jobs that were not accepted.
+    fn from(error: SubmitAllError) -> Error {
+        let text = error.to_string();
+        for job in error.rest {
+            discard("a refused job", job);
+        }
+        Error::from(text)
+    }
+}
+
+/// How many jobs of a batch go in between two looks for somebody to wake.
+const RUN: usize = 32;
 
 /// What to do when there is no room.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -140,6 +247,113 @@ fn submit_until(engine: &Arc<Engine>, job: Job, until: Tick) -> Result<JobHandle
     accept(engine, job, no_room)
 }
 
+/// Submits the jobs in order. Stops at the first that does not get in.
+pub(super) fn submit_all(
+    engine: &Arc<Engine>,
+    jobs: impl IntoIterator<Item = Job>,
+) -> Result<Vec<JobHandle>, SubmitAllError> {
+    accept_all(engine, jobs.into_iter().collect(), NoRoom::Wait)
+}
+
+pub(super) fn try_submit_all(
+    engine: &Arc<Engine>,
+    jobs: impl IntoIterator<Item = Job>,
+) -> Result<Vec<JobHandle>, SubmitAllError> {
+    accept_all(engine, jobs.into_iter().collect(), NoRoom::GiveUp)
+}
+
+fn accept_all(
+    engine: &Arc<Engine>,
+    mut jobs: VecDeque<Job>,
+    no_room: NoRoom,
+) -> Result<Vec<JobHandle>, SubmitAllError> {
+    let mut accepted = Vec::with_capacity(jobs.len());
+    let (mut late, mut kind) = (Vec::new(), SubmitErrorKind::ShutDown);
+    while late.is_empty() {
+        let run = admit_run(engine, &mut jobs);
+        if !run.is_empty() {
+            push_run(engine, run, &mut jobs, &mut accepted, &mut late);
+        } else if let Some(job) = jobs.pop_front() {
+            match accept(engine, job, no_room) {
+                Ok(handle) => accepted.push(handle),
+                Err(error) => {
+                    kind = error.kind();
+                    late.push(error.into_job());
+                }
+            }
+        } else {
+            return Ok(accepted);
+        }
+    }
+    engine.rejected.fetch_add(jobs.len() as u64, Ordering::Relaxed);
+    late.extend(jobs);
+    Err(SubmitAllError { accepted, rest: late, kind })
+}
+
+/// Takes jobs off the front that can go in together: as many as there is room for, up to the first that is special.
+fn admit_run(engine: &Engine, jobs: &mut VecDeque<Job>) -> VecDeque<Arc<Task>> {
+    let mut run = VecDeque::new();
+    let most = engine.queue.room().min(jobs.len()).min(RUN);
+    if most < 2 || engine.queue.phase() != Phase::Open {
+        return run;
+    }
+    let now = Tick::now();
+    while run.len() < most {
+        let Some(job) = jobs.front() else { break };
+        if job.extras.is_some() || job.context.is_done_at(now) {
+            break;
+        }
+        let Some(mut job) = jobs.pop_front() else { break };
+        let by_default = limit_by_default(engine, &mut job, || now);
+        run.push_back(engine.admit(job, by_default));
+    }
+    run
+}
+
+/// Puts a run into the queue. What finds no room after all goes back to the front of `jobs`; what comes too late for a shutdown
+/// is `late`.
+fn push_run(
+    engine: &Engine,
+    mut run: VecDeque<Arc<Task>>,
+    jobs: &mut VecDeque<Job>,
+    accepted: &mut Vec<JobHandle>,
+    late: &mut Vec<Job>,
+) {
+    let mut handles: Vec<_> = run.iter().map(|task| JobHandle { task: Arc::clone(task) }).collect();
+    engine.registry.begin_submissions(run.len() as u64);
+    engine.queue.try_push_all(&mut run);
+    let mut refused = run.len();
+    handles.truncate(handles.len() - refused);
+    run.into_iter().rev().filter_map(Task::into_job).for_each(|job| jobs.push_front(job));
+    // As in `confirm`.
+    let pushed = accepted.len();
+    if engine.queue.phase() == Phase::Open {
+        accepted.extend(handles);
+    } else {
+        for handle in handles {
+            match handle.task.withdraw() {
+                None => accepted.push(handle),
+                Some(captures) => late.push(handle.task.rebuild(captures)),
+            }
+        }
+        engine.rejected.fetch_add(late.len() as u64, Ordering::Relaxed);
+        refused += late.len();
+    }
+    engine.registry.accept_submissions((accepted.len() - pushed) as u64);
+    if refused > 0 {
+        engine.registry.refuse_submissions(refused as u64);
+    }
+}
+
+/// Gives a job without a deadline the delegator's default timeout. `true` if it did.
+fn limit_by_default(engine: &Engine, job: &mut Job, now: impl FnOnce() -> Tick) -> bool {
+    let (Some(timeout), Tick::NEVER) = (engine.default_timeout, job.context.deadline_tick()) else {
+        return false;
+    };
+    job.context.limit(now().after(timeout));
+    true
+}
+
 fn accept(engine: &Arc<Engine>, mut job: Job, no_room: NoRoom) -> Result<JobHandle, SubmitError> {
     if engine.queue.phase() != Phase::Open {
         return Err(refuse(engine, job, SubmitError::ShutDown));
@@ -149,12 +363,10 @@ fn accept(engine: &Arc<Engine>, mut job: Job, no_room: NoRoom) -> Result<JobHand
         When::After(delay) => Tick::now().after(delay),
         When::At(tick) => tick,
     });
-    let mut by_default = false;
-    if let (Some(timeout), Tick::NEVER) = (engine.default_timeout, job.context.deadline_tick()) {
-        by_default = true;
+    let by_default = limit_by_default(engine, &mut job, || {
         let now = Tick::now();
-        job.context.limit(due.unwrap_or(now).max(now).after(timeout));
-    }
+        due.unwrap_or(now).max(now)
+    });
     let end = job.context.end();
     let task = engine.admit(job, by_default);
     if let Some(end) = end {
