@@ -310,7 +310,7 @@ impl JobHandle {
         self.task.wait_until(until, inline).then(|| Arc::clone(&self.task)).and_then(JobRecord::of)
     }
 
-    fn cancel_for(&self, cause: Option<Cause>) -> bool {
+    pub(crate) fn cancel_for(&self, cause: Option<Cause>) -> bool {
         self.task.look();
         match self.task.cancel_queued(cause) {
             Ok(()) => true,

@@ -10,6 +10,7 @@
 //!   [waiting](#waiting-inside-an-operation)
 //! * [Submitting and back-pressure](#submitting-and-back-pressure)
 //! * [Handles and records](#handles-and-records)
+//! * [Sets of jobs](#sets-of-jobs)
 //! * [Jobs inside jobs](#jobs-inside-jobs)
 //! * [Panics](#panics)
 //! * [Shutdown](#shutdown)
@@ -217,6 +218,32 @@
 //! assert_eq!(record.queue_time() + record.run_time(), record.round_trip_time());
 //! assert_eq!(Arc::strong_count(&numbers), 1);
 //! println!("{record}"); // job 0199... "sum" completed on worker 0: ran 1.2µs, round trip 8.4µs
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Sets of jobs
+//!
+//! A [`JobSet`] is for jobs that belong together: [`wait_all`](JobSet::wait_all) of them, the
+//! [`next_finished`](JobSet::next_finished), the [`first_ok`](JobSet::first_ok) or the [`first_error`](JobSet::first_error),
+//! which cancel the others. Dropping a set cancels what was not collected. [`JobSet::map`] makes a job of each item of an
+//! iterator, few at a time, however many there are.
+//!
+//! ```
+//! use std::time::Duration;
+//! use workpath::{Context, Delegator, Job};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let delegator = Delegator::builder().workers(2).build()?;
+//! let ctx = Context::background().with_timeout(Duration::from_secs(60));
+//! let mut parts = delegator.job_set().with_context(&ctx);
+//! for name in ["index", "images"] {
+//!     parts.submit(Job::new(name, move |_| Ok(name.as_bytes().to_vec())))?;
+//! }
+//! match parts.first_error() {
+//!     Ok(records) => assert_eq!(records[1].payload(), Some(&b"images"[..])),
+//!     Err(record) => println!("{record}"), // the others are cancelled
+//! }
 //! # Ok(())
 //! # }
 //! ```
@@ -457,6 +484,7 @@ mod error;
 mod extras;
 mod handle;
 mod id;
+mod inbox;
 mod job;
 #[cfg(all(test, any(loom, shuttle)))]
 mod models;
@@ -466,6 +494,7 @@ mod panics;
 mod queue;
 mod record;
 mod registry;
+mod set;
 mod state;
 mod sync;
 mod task;
@@ -490,6 +519,7 @@ pub use orders::{
 pub use orders::{Durability, SqliteQueue};
 pub use record::JobRecord;
 pub use registry::{Registry, Retention};
+pub use set::{JobMap, JobSet};
 pub use state::JobState;
 
 /// The programs in the README are tests, too.

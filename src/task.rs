@@ -21,6 +21,7 @@ use crate::driver;
 use crate::error::{Cause, Error};
 use crate::extras::{Extras, Place};
 use crate::id::JobId;
+use crate::inbox::Inbox;
 use crate::job::{Job, Run};
 use crate::panics::{self, discard};
 use crate::state::JobState;
@@ -109,6 +110,12 @@ struct Waiters(Vec<Waiter>);
 
 enum Waiter {
     Thread(Thread),
+    /// Somebody who waits for many jobs, and the number of this one.
+    Inbox {
+        inbox: Arc<Inbox>,
+        number: u64,
+        _listening: Option<Listening>,
+    },
     /// The two ends of what `done()` gave: dropping the sender tells.
     Channel {
         _sender: Sender<Infallible>,
@@ -503,6 +510,7 @@ impl Task {
         for waiter in waiters.into_iter().flat_map(|waiters| waiters.0) {
             match waiter {
                 Waiter::Thread(thread) => thread.unpark(),
+                Waiter::Inbox { inbox, number, .. } => inbox.put(number),
                 channel @ Waiter::Channel { .. } => drop(channel),
             }
         }
@@ -571,24 +579,14 @@ impl Task {
             let held = self.held.lock();
             let known = held.waiters.iter().flat_map(|waiters| &waiters.0).find_map(|waiter| match waiter {
                 Waiter::Channel { receiver, .. } => Some(receiver.clone()),
-                Waiter::Thread(_) => None,
+                Waiter::Thread(_) | Waiter::Inbox { .. } => None,
             });
             if let Some(receiver) = known {
                 return receiver;
             }
             self.is_waiting().then(|| held.context.clone())
         };
-        let listening = context.map(|context| {
-            let task = Arc::downgrade(self);
-            let listening = context.listen_to_the_end(Action::EndJob(Box::new(move |ended| {
-                if let Some(task) = task.upgrade() {
-                    task.context_ended(ended);
-                    discard("a finished job", task);
-                }
-            })));
-            discard("the context of a queued job", context);
-            listening
-        });
+        let listening = context.map(|context| self.end_with(context));
         let (sender, receiver) = bounded(0);
         self.add_waiter(Waiter::Channel {
             _sender: sender,
@@ -596,6 +594,32 @@ impl Task {
             _listening: listening,
         });
         receiver
+    }
+
+    /// Has the job put this number into the inbox when it is finished. If it is queued and its context may end at another time
+    /// than `watched`, which the owner of the inbox looks after, it ends by itself.
+    pub(crate) fn report_to(self: &Arc<Self>, inbox: &Arc<Inbox>, number: u64, watched: &Context) {
+        let context = {
+            let held = self.held.lock();
+            (self.is_queued() && !held.context.ends_with(watched)).then(|| held.context.clone())
+        };
+        let listening = context.map(|context| self.end_with(context));
+        if !self.add_waiter(Waiter::Inbox { inbox: Arc::clone(inbox), number, _listening: listening }) {
+            inbox.put(number);
+        }
+    }
+
+    /// Ends the job when its context is done, if it is still queued then.
+    fn end_with(self: &Arc<Self>, context: Context) -> Listening {
+        let task = Arc::downgrade(self);
+        let listening = context.listen_to_the_end(Action::EndJob(Box::new(move |ended| {
+            if let Some(task) = task.upgrade() {
+                task.context_ended(ended);
+                discard("a finished job", task);
+            }
+        })));
+        discard("the context of a queued job", context);
+        listening
     }
 
     pub(crate) fn queue_time(&self) -> Duration {

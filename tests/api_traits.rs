@@ -13,8 +13,8 @@ use std::time::Duration;
 use common::{FOREVER, Gate, gated, occupy, watchdog, yields};
 use workpath::{
     BuildError, Builder, Canceller, Context, Delegator, Error, ErrorKind, Job, JobHandle, JobId, JobRecord,
-    JobState, OnDone, Operation, Registry, Retention, Shutdown, ShutdownReport, Stats, SubmitAllError,
-    SubmitError, SubmitErrorKind, Submitter, WorkerStatus,
+    JobSet, JobState, OnDone, Operation, Registry, Retention, Shutdown, ShutdownReport, Stats,
+    SubmitAllError, SubmitError, SubmitErrorKind, Submitter, WorkerStatus,
 };
 
 fn send_sync<T: Send + Sync>() {}
@@ -36,6 +36,7 @@ fn every_type_crosses_threads_as_far_as_it_should() {
     send_sync::<OnDone>();
     send_sync::<JobHandle>();
     send_sync::<JobRecord>();
+    send_sync::<JobSet>();
     send_sync::<Delegator>();
     send_sync::<Submitter>();
     send_sync::<Registry>();
@@ -79,6 +80,7 @@ fn every_type_prints_itself_for_debugging_and_errors_are_errors() {
     debug::<Job>();
     debug::<JobHandle>();
     debug::<JobRecord>();
+    debug::<JobSet>();
     debug::<Builder>();
     debug::<BuildError>();
     debug::<Delegator>();

@@ -304,13 +304,14 @@ impl Context {
     /// ```
     #[must_use = "the original context keeps all of the time"]
     pub fn child_share(&self, share: f64) -> Context {
-        if self.deadline == Tick::NEVER {
+        if self.deadline == Tick::NEVER || share >= 1.0 {
             return self.clone();
         }
         let now = Tick::now();
         let left = self.deadline.since(now).unwrap_or_default();
-        // `max` turns what is not a number into zero.
-        self.with_deadline_tick(now.after(left.mul_f64(share.max(0.0).min(1.0))))
+        // What is not a number compares with nothing.
+        let left = if share > 0.0 { left.mul_f64(share) } else { Duration::ZERO };
+        self.with_deadline_tick(now.after(left))
     }
 
     /// Whether the deadline has passed or this context or an ancestor was cancelled.
@@ -327,6 +328,17 @@ impl Context {
     /// ```
     pub fn is_done(&self) -> bool {
         (self.deadline != Tick::NEVER && self.deadline <= Tick::now()) || Scope::is_done(self.scope.as_ref())
+    }
+
+    /// Whether nothing but a deadline was ever given to it.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.scope.is_none() && self.values.is_none()
+    }
+
+    /// Whether the two end at the same time, whatever happens.
+    pub(crate) fn ends_with(&self, other: &Context) -> bool {
+        let scope = |context: &Context| context.scope.as_ref().map(Arc::as_ptr);
+        self.deadline == other.deadline && scope(self) == scope(other)
     }
 
     pub(crate) fn has_values(&self) -> bool {

@@ -386,7 +386,7 @@ impl std::panic::RefUnwindSafe for Delegator {}
 /// ```
 #[derive(Clone)]
 pub struct Submitter {
-    engine: Arc<Engine>,
+    pub(crate) engine: Arc<Engine>,
 }
 
 impl Submitter {

@@ -16,6 +16,8 @@ mod hand_over;
 #[cfg(loom)]
 mod idle;
 #[cfg(loom)]
+mod job_set;
+#[cfg(loom)]
 mod nested_wait;
 #[cfg(loom)]
 mod schedule;
@@ -152,7 +154,7 @@ mod rig {
     use crate::registry::{Registry, Retention};
     use crate::sync::channel::{Receiver, unbounded};
     use crate::sync::{Arc, JoinHandle};
-    use crate::{Shutdown, ShutdownReport, SubmitError, worker};
+    use crate::{Shutdown, ShutdownReport, SubmitError, Submitter, worker};
 
     /// A delegator without its thread: a model starts the workers that it wants.
     #[derive(Clone)]
@@ -178,6 +180,10 @@ mod rig {
 
         pub(super) fn submit(&self, job: Job) -> Result<JobHandle, SubmitError> {
             parts::submit(&self.engine, job)
+        }
+
+        pub(super) fn submitter(&self) -> Submitter {
+            Submitter { engine: Arc::clone(&self.engine) }
         }
 
         pub(super) fn accepted(&self, job: Job) -> JobHandle {
