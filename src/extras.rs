@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use crate::clock::Tick;
 use crate::context::Listening;
+use crate::priority::Priority;
 
 /// The options of a job beyond its operation and its context. A job without any has no `Extras` at all.
 #[derive(Default)]
 pub(crate) struct Extras {
+    pub(crate) priority: Priority,
     /// Not to be started before.
     pub(crate) when: Option<When>,
     /// Where it is in the agenda, while it is scheduled.

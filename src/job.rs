@@ -9,6 +9,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::extras::{Extras, When};
 use crate::id::JobId;
+use crate::priority::Priority;
 use crate::sync::Unshared;
 
 /// What a job runs.
@@ -283,6 +284,42 @@ impl Job {
         self
     }
 
+    /// Has the job start before or after others that wait: of the jobs in the queue, those of a higher priority are taken
+    /// first, and those of the same priority in the order in which they came in. A second call replaces the first.
+    ///
+    /// No job is left waiting for ever. Of jobs that wait at a level, the first is passed over for higher ones a limited
+    /// number of times in a row: 8 if it is normal, 32 if it is low. Then it is taken; if both are due, the low one goes
+    /// first. So a delegator that never runs out of jobs of high priority starts a normal one after every 8 of them, and
+    /// low ones and normal ones that are always there share in the ratio of 1 to 32.
+    ///
+    /// Each priority has the whole capacity of the queue for itself, and a line of its own for submitters that find it full:
+    /// a backlog of low ones keeps no other job out. With a [capacity](crate::Builder::queue_capacity) of zero nothing waits
+    /// in the queue, so the priority changes nothing. It says nothing about jobs that run already, nor about a job that is
+    /// run where somebody waits for it.
+    ///
+    /// It costs an allocation for the job, unless another option has made one, and a lock in and out of the queue; from the
+    /// first such job on, every job of the delegator costs a look at the other levels.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::{Delegator, Job, Priority};
+    ///
+    /// let delegator = Delegator::builder().workers(1).build()?;
+    /// let tidy = Job::new("tidy up", |_| Ok(Vec::new())).with_priority(Priority::Low);
+    /// let reply = Job::new("reply", |_| Ok(vec![1])).with_priority(Priority::High);
+    /// let tidy = delegator.submit(tidy)?;
+    /// assert_eq!(delegator.submit(reply)?.join()?, [1]);
+    /// assert!(tidy.join().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn with_priority(mut self, priority: Priority) -> Job {
+        if priority != self.priority() {
+            self.extras.get_or_insert_default().priority = priority;
+        }
+        self
+    }
+
     /// The job's identity. It keeps it when it is refused or handed back.
     ///
     /// # Examples
@@ -310,6 +347,20 @@ impl Job {
     /// ```
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// How urgent the job is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Job, Priority};
+    /// let job = Job::new("resize", |_| Ok(Vec::new()));
+    /// assert_eq!(job.priority(), Priority::Normal);
+    /// assert_eq!(job.with_priority(Priority::Low).priority(), Priority::Low);
+    /// ```
+    pub fn priority(&self) -> Priority {
+        self.extras.as_ref().map_or(Priority::Normal, |extras| extras.priority)
     }
 
     /// When the job was made, by the wall clock.

@@ -193,6 +193,26 @@
 //! # }
 //! ```
 //!
+//! ## Priorities
+//!
+//! [`Job::with_priority`] has a job start before or after others that wait. There are three levels, each with the whole
+//! capacity for itself, and jobs that are passed over for long enough get their turn, so that none waits for ever.
+//!
+//! ```
+//! use workpath::{Delegator, Job, Priority};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let delegator = Delegator::builder().workers(1).build()?;
+//! let tidy = Job::new("tidy up", |_| Ok(Vec::new())).with_priority(Priority::Low);
+//! let reply = Job::new("reply", |_| Ok(Vec::new())).with_priority(Priority::High);
+//! for handle in [delegator.submit(tidy)?, delegator.submit(reply)?] {
+//!     handle.wait();
+//! }
+//! assert_eq!(delegator.stats().places.low, 0);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Handles and records
 //!
 //! A [`JobHandle`] waits ([`wait`](JobHandle::wait), with a timeout, with a deadline, not at all, or as one arm of a
@@ -491,7 +511,9 @@ mod models;
 #[cfg(all(feature = "orders", not(any(loom, shuttle))))]
 mod orders;
 mod panics;
+mod priority;
 mod queue;
+mod ranked;
 mod record;
 mod registry;
 mod set;
@@ -503,7 +525,7 @@ mod worker;
 pub use builder::{BuildError, Builder};
 pub use context::{Canceller, Context, OnDone};
 pub use delegator::{
-    Delegator, Manual, Shutdown, ShutdownReport, Stats, SubmitAllError, SubmitError, SubmitErrorKind,
+    Delegator, Manual, Places, Shutdown, ShutdownReport, Stats, SubmitAllError, SubmitError, SubmitErrorKind,
     Submitter, WorkerStatus,
 };
 pub use error::{Error, ErrorKind};
@@ -513,10 +535,11 @@ pub use job::{Job, Operation};
 #[cfg(all(feature = "orders", not(any(loom, shuttle))))]
 pub use orders::{
     Catalog, DeadLetter, DecodeError, Lease, LeaseToken, MemoryQueue, Order, OrderQueue, OrderResult,
-    Priority, QueueCounts, QueueError, QueueErrorKind, Renewal, Serve, Serving, Settlement, Verdict,
+    QueueCounts, QueueError, QueueErrorKind, Renewal, Serve, Serving, Settlement, Verdict,
 };
 #[cfg(all(feature = "sqlite", not(any(loom, shuttle))))]
 pub use orders::{Durability, SqliteQueue};
+pub use priority::Priority;
 pub use record::JobRecord;
 pub use registry::{Registry, Retention};
 pub use set::{JobMap, JobSet};

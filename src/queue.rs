@@ -20,13 +20,19 @@
 //! 4. a pop calls the first in the line only when nobody is called already, and then only when a good part of the queue is
 //!    free or the line is *urgent*: somebody in it has waited for a moment and found no room;
 //! 5. whoever was called calls the next, if there is room by the same rule, when it has taken its place or gone.
+//!
+//! Priorities. The channel is the level of the jobs that have none. The two others come to be with the first job that has
+//! one, each with the same capacity and a line of its own; workers sleep and search for all of them together. Without a
+//! queue there is nothing to overtake in, so with a capacity of zero all jobs are alike.
 
 use std::collections::VecDeque;
 
+use crate::priority::Priority;
+use crate::ranked::Ranked;
 use crate::sync::polled::{Receiver, Sender, bounded};
 use crate::sync::{
-    self, Arc, AtomicBool, AtomicU8, AtomicUsize, Mutex, Ordering, Padded, Thread, fence, spin_loop,
-    yield_now,
+    self, Arc, AtomicBool, AtomicU8, AtomicUsize, Mutex, OnceLock, Ordering, Padded, Thread, fence,
+    spin_loop, yield_now,
 };
 
 /// How often a searching worker looks for a job before it yields its core between looks, and before it goes to sleep.
@@ -49,6 +55,8 @@ pub(crate) struct Queue<T> {
     sender: Sender<T>,
     receiver: Receiver<T>,
     phase: AtomicU8,
+    /// The levels beside the channel, once there has been a job for them.
+    levels: OnceLock<Box<Beside<T>>>,
     /// Only for a capacity of zero: how many workers are free and not promised to a job. The channel then has room for a
     /// job per worker, but to get in a job must take one of these.
     free: Option<Padded<AtomicUsize>>,
@@ -59,6 +67,13 @@ pub(crate) struct Queue<T> {
     searchers: usize,
     /// How much room there must be for a line that is not urgent.
     good_part: usize,
+}
+
+/// The jobs of high and of low priority, and who waits to submit more of them.
+struct Beside<T> {
+    jobs: Ranked<T>,
+    low: Padded<Line>,
+    high: Padded<Line>,
 }
 
 #[derive(Default)]
@@ -79,6 +94,16 @@ struct Line {
     /// Any room is to be called out. Changes under the lock of `list`.
     urgent: AtomicBool,
     list: Mutex<VecDeque<Arc<Parker>>>,
+}
+
+impl Line {
+    /// Takes everybody off, to be woken.
+    fn send_away(&self) -> VecDeque<Arc<Parker>> {
+        let mut list = self.list.lock();
+        self.waiting.store(0, Ordering::Relaxed);
+        list.iter().for_each(|parker| parker.notify());
+        std::mem::take(&mut *list)
+    }
 }
 
 /// A thread that can be on one of the lists.
@@ -127,6 +152,7 @@ impl<T> Queue<T> {
             sender,
             receiver,
             phase: AtomicU8::new(Phase::Open as u8),
+            levels: OnceLock::new(),
             free: (capacity == 0).then(|| Padded(AtomicUsize::new(workers))),
             sleepers: Padded::default(),
             line: Padded::default(),
@@ -154,12 +180,9 @@ impl<T> Queue<T> {
             list.iter().for_each(|parker| parker.notify());
             std::mem::take(&mut *list)
         };
-        let lined_up = {
-            let mut list = self.line.list.lock();
-            self.line.waiting.store(0, Ordering::Relaxed);
-            list.iter().for_each(|parker| parker.notify());
-            std::mem::take(&mut *list)
-        };
+        let beside = self.levels.get().map(|levels| [&*levels.low, &*levels.high]);
+        let lines = beside.into_iter().flatten().chain([&*self.line]);
+        let lined_up: Vec<_> = lines.flat_map(Line::send_away).collect();
         sleeping.iter().chain(&lined_up).for_each(|parker| parker.wake());
     }
 
@@ -194,11 +217,34 @@ impl<T> Queue<T> {
         self.sender.try_send(item).map_err(|error| error.into_inner())
     }
 
-    pub(crate) fn is_full(&self) -> bool {
-        match &self.free {
-            Some(free) => free.load(Ordering::SeqCst) == 0,
-            None => self.sender.is_full(),
+    /// The same for an item of this priority.
+    pub(crate) fn try_push_at(&self, priority: Priority, item: T) -> Result<(), T> {
+        if priority == Priority::Normal || self.free.is_some() {
+            return self.try_push(item);
         }
+        self.beside().jobs.push(item, priority)?;
+        self.wake_a_searcher();
+        Ok(())
+    }
+
+    #[cold]
+    fn beside(&self) -> &Beside<T> {
+        self.levels.get_or_init(|| {
+            let capacity = self.sender.capacity().unwrap_or(usize::MAX);
+            Box::new(Beside { jobs: Ranked::new(capacity), low: Padded::default(), high: Padded::default() })
+        })
+    }
+
+    pub(crate) fn is_full(&self, priority: Priority) -> bool {
+        if priority == Priority::Normal && self.free.is_none() {
+            return self.sender.is_full();
+        }
+        self.room(priority) == 0
+    }
+
+    /// Whether a job could be taken right now.
+    fn is_empty(&self) -> bool {
+        self.receiver.is_empty() && self.levels.get().is_none_or(|levels| levels.jobs.is_empty())
     }
 
     /// The next item, for a worker. `None` once the queue is closed and, if it drains, empty. Also says whether there was
@@ -217,17 +263,39 @@ impl<T> Queue<T> {
     pub(crate) fn offer(&self) {
         if let Some(free) = &self.free {
             free.fetch_add(1, Ordering::SeqCst);
-            self.wake_a_submitter();
+            self.wake_a_submitter(Priority::Normal);
         }
     }
 
     /// An item if there is one, whatever the phase.
     pub(crate) fn try_pop(&self) -> Option<T> {
+        match self.levels.get() {
+            None => self.try_recv(),
+            Some(levels) => self.pop_by_priority(levels),
+        }
+    }
+
+    fn try_recv(&self) -> Option<T> {
         let item = self.receiver.try_recv().ok()?;
         if self.free.is_none() {
-            self.wake_a_submitter();
+            self.wake_a_submitter(Priority::Normal);
         }
         Some(item)
+    }
+
+    #[cold]
+    fn pop_by_priority(&self, levels: &Beside<T>) -> Option<T> {
+        loop {
+            if let Some((item, priority)) = levels.jobs.pop(|| !self.receiver.is_empty()) {
+                self.wake_a_submitter(priority);
+                return Some(item);
+            }
+            let item = self.try_recv();
+            if item.is_some() || levels.jobs.is_empty() {
+                return item;
+            }
+            // It was the turn of an item that somebody else has taken.
+        }
     }
 
     #[cold]
@@ -242,7 +310,7 @@ impl<T> Queue<T> {
                 if self.phase() != Phase::Open {
                     break;
                 }
-                if !self.receiver.is_empty() {
+                if !self.is_empty() {
                     if let Some(item) = self.try_pop() {
                         self.stop_searching();
                         return Some(item);
@@ -311,7 +379,7 @@ impl<T> Queue<T> {
     /// Rule 2. The caller has just stopped to count as searching.
     fn wake_for_the_rest(&self) {
         fence(Ordering::SeqCst);
-        if !self.receiver.is_empty() {
+        if !self.is_empty() {
             self.wake_a_searcher();
         }
     }
@@ -342,17 +410,17 @@ impl<T> Queue<T> {
         parker.wake();
     }
 
-    fn wake_a_submitter(&self) {
+    fn wake_a_submitter(&self, priority: Priority) {
         fence(Ordering::SeqCst);
-        if self.line.waiting.load(Ordering::Relaxed) > 0 && self.line.called.load(Ordering::Relaxed) == 0 {
-            self.call_the_next();
+        let line = self.line(priority);
+        if line.waiting.load(Ordering::Relaxed) > 0 && line.called.load(Ordering::Relaxed) == 0 {
+            self.call_the_next(line, priority);
         }
     }
 
     #[cold]
-    fn call_the_next(&self) {
-        let line = &*self.line;
-        let room = self.room();
+    fn call_the_next(&self, line: &Line, priority: Priority) {
+        let room = self.room(priority);
         if room == 0 || (room < self.good_part && !line.urgent.load(Ordering::Relaxed)) {
             return;
         }
@@ -370,46 +438,56 @@ impl<T> Queue<T> {
         parker.wake();
     }
 
-    /// How many more fit in, for now.
-    pub(crate) fn room(&self) -> usize {
-        match &self.free {
-            Some(free) => free.load(Ordering::SeqCst),
-            None => self
-                .sender
-                .capacity()
-                .map_or(usize::MAX, |capacity| capacity - self.sender.len().min(capacity)),
+    /// How many more of this priority fit in, for now.
+    pub(crate) fn room(&self, priority: Priority) -> usize {
+        if let Some(free) = &self.free {
+            return free.load(Ordering::SeqCst);
+        }
+        if priority != Priority::Normal {
+            return self.beside().jobs.room(priority);
+        }
+        self.sender.capacity().map_or(usize::MAX, |capacity| capacity - self.sender.len().min(capacity))
+    }
+
+    fn line(&self, priority: Priority) -> &Line {
+        match priority {
+            Priority::High if self.free.is_none() => &self.beside().high,
+            Priority::Low if self.free.is_none() => &self.beside().low,
+            _ => &self.line,
         }
     }
 
-    /// Puts a submitter in the line: at its end, or in front if it has been called before and found no room. It must look
+    /// Puts a submitter in the line of this priority: at its end, or in front if it has been called before and found no room. It must look
     /// for room and at the phase before it parks.
-    pub(crate) fn line_up(&self, me: &Arc<Parker>, again: bool) {
+    pub(crate) fn line_up(&self, priority: Priority, me: &Arc<Parker>, again: bool) {
+        let line = self.line(priority);
         me.notified.store(false, Ordering::Relaxed);
         {
-            let mut list = self.line.list.lock();
+            let mut list = line.list.lock();
             if again {
                 list.push_front(Arc::clone(me));
             } else {
                 list.push_back(Arc::clone(me));
             }
-            self.line.waiting.store(list.len(), Ordering::Relaxed);
+            line.waiting.store(list.len(), Ordering::Relaxed);
         }
         fence(Ordering::SeqCst);
     }
 
     /// Has any room called out from now on, for as long as there is a line. The caller must look for room afterwards.
-    pub(crate) fn hurry(&self) {
-        let list = self.line.list.lock();
+    pub(crate) fn hurry(&self, priority: Priority) {
+        let line = self.line(priority);
+        let list = line.list.lock();
         if !list.is_empty() {
-            self.line.urgent.store(true, Ordering::Relaxed);
+            line.urgent.store(true, Ordering::Relaxed);
         }
         drop(list);
         fence(Ordering::SeqCst);
     }
 
     /// Takes a submitter out of the line, with a place or without.
-    pub(crate) fn step_out(&self, me: &Arc<Parker>) {
-        let line = &*self.line;
+    pub(crate) fn step_out(&self, priority: Priority, me: &Arc<Parker>) {
+        let line = self.line(priority);
         {
             let mut list = line.list.lock();
             let before = list.len();
@@ -423,10 +501,18 @@ impl<T> Queue<T> {
             }
             line.waiting.store(list.len(), Ordering::Relaxed);
         }
-        self.wake_a_submitter();
+        self.wake_a_submitter(priority);
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.receiver.len()
+        self.len_at(Priority::Low) + self.len_at(Priority::Normal) + self.len_at(Priority::High)
+    }
+
+    /// How many places jobs of this priority take.
+    pub(crate) fn len_at(&self, priority: Priority) -> usize {
+        match priority {
+            Priority::Normal => self.receiver.len(),
+            _ => self.levels.get().map_or(0, |levels| levels.jobs.len(priority)),
+        }
     }
 }

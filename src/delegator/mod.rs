@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub use self::manual::Manual;
 use self::shutdown::Closing;
 pub use self::shutdown::{Shutdown, ShutdownReport};
-pub use self::stats::{Stats, WorkerStatus};
+pub use self::stats::{Places, Stats, WorkerStatus};
 pub use self::submit::{SubmitAllError, SubmitError, SubmitErrorKind};
 pub(crate) use self::thread::Plan;
 use self::thread::Started;

@@ -2,6 +2,7 @@
 
 use crate::engine::{Engine, Slot};
 use crate::id::JobId;
+use crate::priority::Priority;
 use crate::sync::Ordering;
 
 /// The numbers of a delegator at one moment.
@@ -42,6 +43,34 @@ pub struct Stats {
     pub timed_out: u64,
     /// Submissions that were refused, for whatever reason. They do not count as submitted.
     pub rejected: u64,
+    /// The places that jobs take in the queue, by their priority. A job that ends there keeps its place until a worker has
+    /// skipped it, so together they may be more than `queued`.
+    pub places: Places,
+}
+
+/// How many places in the queue jobs of each priority take.
+///
+/// # Examples
+///
+/// ```
+/// use workpath::{Delegator, Job, Priority};
+///
+/// let delegator = Delegator::builder().workers(1).build()?;
+/// let handle = delegator.submit(Job::new("work", |_| Ok(Vec::new())).with_priority(Priority::Low))?;
+/// assert!(delegator.stats().places.low <= 1);
+/// handle.wait();
+/// assert_eq!(delegator.stats().places.low, 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Places {
+    /// Jobs of [`Priority::High`](crate::Priority::High).
+    pub high: usize,
+    /// Jobs of [`Priority::Normal`](crate::Priority::Normal).
+    pub normal: usize,
+    /// Jobs of [`Priority::Low`](crate::Priority::Low).
+    pub low: usize,
 }
 
 /// What a worker is doing at one moment.
@@ -86,6 +115,11 @@ pub(super) fn stats(engine: &Engine) -> Stats {
         cancelled: counts.cancelled,
         timed_out: counts.timed_out,
         rejected: engine.rejected.load(Ordering::Relaxed),
+        places: Places {
+            high: engine.queue.len_at(Priority::High),
+            normal: engine.queue.len_at(Priority::Normal),
+            low: engine.queue.len_at(Priority::Low),
+        },
     }
 }
 

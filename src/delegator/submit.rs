@@ -12,6 +12,7 @@ use crate::extras::When;
 use crate::handle::JobHandle;
 use crate::job::Job;
 use crate::panics::discard;
+use crate::priority::Priority;
 use crate::queue::{Parker, Phase};
 use crate::sync::{self, Arc, Ordering, spin_loop};
 use crate::task::Task;
@@ -293,7 +294,7 @@ fn accept_all(
 /// Takes jobs off the front that can go in together: as many as there is room for, up to the first that is special.
 fn admit_run(engine: &Engine, jobs: &mut VecDeque<Job>) -> VecDeque<Arc<Task>> {
     let mut run = VecDeque::new();
-    let most = engine.queue.room().min(jobs.len()).min(RUN);
+    let most = engine.queue.room(Priority::Normal).min(jobs.len()).min(RUN);
     if most < 2 || engine.queue.phase() != Phase::Open {
         return run;
     }
@@ -368,6 +369,7 @@ fn accept(engine: &Arc<Engine>, mut job: Job, no_room: NoRoom) -> Result<JobHand
         due.unwrap_or(now).max(now)
     });
     let end = job.context.end();
+    let priority = job.priority();
     let task = engine.admit(job, by_default);
     if let Some(end) = end {
         return Ok(end_at_once(engine, task, end));
@@ -379,16 +381,16 @@ fn accept(engine: &Arc<Engine>, mut job: Job, no_room: NoRoom) -> Result<JobHand
         }
         return Err(give_back(engine, task, handle, SubmitError::ShutDown));
     }
-    match push(engine, task) {
+    match push(engine, task, priority) {
         Ok(()) => confirm(engine, handle),
-        Err(task) => make_room(engine, task, handle, no_room),
+        Err(task) => make_room(engine, task, priority, handle, no_room),
     }
 }
 
 /// Counts the task in and puts it in the queue, or gives it back.
-fn push(engine: &Engine, task: Arc<Task>) -> Result<(), Arc<Task>> {
+fn push(engine: &Engine, task: Arc<Task>, priority: Priority) -> Result<(), Arc<Task>> {
     engine.registry.begin_submission();
-    engine.queue.try_push(task).inspect_err(|_| engine.registry.refuse_submission())
+    engine.queue.try_push_at(priority, task).inspect_err(|_| engine.registry.refuse_submission())
 }
 
 /// What is left to do once the job is in the queue: to make sure that somebody is there to take it out.
@@ -415,6 +417,7 @@ fn confirm(engine: &Engine, handle: JobHandle) -> Result<JobHandle, SubmitError>
 fn make_room(
     engine: &Arc<Engine>,
     task: Arc<Task>,
+    priority: Priority,
     handle: JobHandle,
     no_room: NoRoom,
 ) -> Result<JobHandle, SubmitError> {
@@ -436,20 +439,21 @@ fn make_room(
     };
     let mut task = task;
     for _ in 0..SPINS {
-        if !engine.queue.is_full() {
-            match push(engine, task) {
+        if !engine.queue.is_full(priority) {
+            match push(engine, task, priority) {
                 Ok(()) => return confirm(engine, handle),
                 Err(back) => task = back,
             }
         }
         spin_loop();
     }
-    wait_for_room(engine, task, handle, until)
+    wait_for_room(engine, task, priority, handle, until)
 }
 
 fn wait_for_room(
     engine: &Arc<Engine>,
     mut task: Arc<Task>,
+    priority: Priority,
     handle: JobHandle,
     until: Tick,
 ) -> Result<JobHandle, SubmitError> {
@@ -459,7 +463,7 @@ fn wait_for_room(
     let me = Parker::of_this_thread();
     let mut again = false;
     let result = loop {
-        queue.line_up(&me, again);
+        queue.line_up(priority, &me, again);
         again = true;
         // For a moment it waits to be called when there is room for several; then for any place.
         let mut patience = Tick::now().after(PATIENCE);
@@ -468,9 +472,9 @@ fn wait_for_room(
             if queue.phase() != Phase::Open {
                 break Some(Err(SubmitError::ShutDown as fn(Job) -> SubmitError));
             }
-            match push(engine, task) {
+            match push(engine, task, priority) {
                 Ok(()) => {
-                    queue.step_out(&me);
+                    queue.step_out(priority, &me);
                     drop(listening);
                     discard("the context of a submission", context);
                     return confirm(engine, handle);
@@ -488,13 +492,13 @@ fn wait_for_room(
                 break None;
             }
             if patience != Tick::NEVER && patience <= now {
-                queue.hurry();
+                queue.hurry(priority);
                 patience = Tick::NEVER;
                 continue;
             }
             engine.park_until(until.min(context.deadline_tick()).min(patience));
         };
-        queue.step_out(&me);
+        queue.step_out(priority, &me);
         match given_up {
             None => {}
             Some(Ok(end)) => {

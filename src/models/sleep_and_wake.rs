@@ -7,6 +7,7 @@ use loom::thread::spawn;
 
 use super::{Rig, explore, explore_from};
 use crate::Job;
+use crate::priority::Priority;
 use crate::queue::{Parker, Phase, Queue};
 use crate::sync::Arc;
 
@@ -122,6 +123,36 @@ fn two_workers_and_a_close() {
     });
 }
 
+/// The first job of a priority makes its level, and wakes a worker as any other does.
+#[test]
+fn one_worker_and_a_push_of_low_priority() {
+    explore(4, || {
+        let queue = Arc::new(Queue::new(1, 1));
+        let pusher = Arc::clone(&queue);
+        let worker = spawn(move || assert_eq!(take(&queue), Some(7)));
+        assert!(pusher.try_push_at(Priority::Low, 7).is_ok());
+        worker.join().unwrap();
+    });
+}
+
+#[test]
+fn one_worker_and_pushes_at_two_levels() {
+    explore(2, || {
+        let queue = Arc::new(Queue::new(1, 1));
+        let worker = {
+            let queue = Arc::clone(&queue);
+            spawn(move || {
+                let me = Parker::of_this_thread();
+                let next = || queue.pop(&me).unwrap().0;
+                next() + next()
+            })
+        };
+        assert!(queue.try_push(1).is_ok());
+        assert!(queue.try_push_at(Priority::High, 2).is_ok());
+        assert_eq!(worker.join().unwrap(), 3);
+    });
+}
+
 fn job() -> Job {
     Job::new("job", |_| Ok(Vec::new()))
 }
@@ -214,5 +245,20 @@ fn hand_off() {
         rig.close();
         worker.join().unwrap();
         rig.check_accounts(2);
+    });
+}
+
+/// The line of a level is called by the pops of that level.
+#[test]
+fn one_submitter_of_high_priority_and_a_pop() {
+    explore(3, || {
+        let rig = Rig::new(1, 1);
+        let _first = rig.accepted(job().with_priority(Priority::High));
+        let submitter = {
+            let rig = rig.clone();
+            spawn(move || rig.submit(job().with_priority(Priority::High)).is_ok())
+        };
+        pop(&rig, 1);
+        assert!(submitter.join().unwrap());
     });
 }

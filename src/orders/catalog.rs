@@ -135,12 +135,12 @@ impl fmt::Debug for Catalog {
     }
 }
 
-/// A job with the identity, the values and the deadline of this order.
+/// A job with the identity, the values, the priority and the deadline of this order.
 pub(crate) fn job_of(
     order: &Order,
     run: impl Fn(&Context) -> Result<Vec<u8>, Error> + Send + 'static,
 ) -> Job {
-    let mut job = Job::new(order.operation().to_owned(), run);
+    let mut job = Job::new(order.operation().to_owned(), run).with_priority(order.priority());
     job.id = order.id();
     if order.values().next().is_some() {
         let background = Context::background();

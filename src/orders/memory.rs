@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::order::{Order, Priority, millis, time, unix_now};
+use super::order::{Order, millis, rank, time, unix_now};
 use super::queue::{
     DEFAULT_MAX_BYTES, DeadLetter, Lease, LeaseToken, OrderQueue, OrderResult, QueueCounts, QueueError,
     QueueErrorKind, Renewal, Settlement, Verdict, check,
@@ -59,7 +59,7 @@ struct Shared {
 struct State {
     orders: HashMap<JobId, Entry>,
     /// Those that are due, by the sequence in which they are handed out.
-    waiting: BTreeMap<(Priority, u64), JobId>,
+    waiting: BTreeMap<(u8, u64), JobId>,
     /// Those that are not, by the time at which they are.
     delayed: BTreeMap<(u64, u64), JobId>,
     /// Those that are handed out, by the end of their lease.
@@ -173,7 +173,7 @@ impl State {
     /// Puts an entry into the index of its place.
     fn file(&mut self, id: JobId, entry: &Entry) {
         match entry.place {
-            Place::Waiting => drop(self.waiting.insert((entry.order.priority(), entry.seq), id)),
+            Place::Waiting => drop(self.waiting.insert((rank(entry.order.priority()), entry.seq), id)),
             Place::Delayed(due) => drop(self.delayed.insert((due, entry.seq), id)),
             Place::Leased { until, .. } => drop(self.leased.insert((until, entry.seq), id)),
         }
@@ -183,7 +183,7 @@ impl State {
     fn take(&mut self, id: JobId) -> Option<Entry> {
         let entry = self.orders.remove(&id)?;
         match entry.place {
-            Place::Waiting => drop(self.waiting.remove(&(entry.order.priority(), entry.seq))),
+            Place::Waiting => drop(self.waiting.remove(&(rank(entry.order.priority()), entry.seq))),
             Place::Delayed(due) => drop(self.delayed.remove(&(due, entry.seq))),
             Place::Leased { until, .. } => drop(self.leased.remove(&(until, entry.seq))),
         }

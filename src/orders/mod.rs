@@ -14,7 +14,7 @@ mod sqlite;
 
 pub use self::catalog::Catalog;
 pub use self::memory::MemoryQueue;
-pub use self::order::{DecodeError, Order, Priority};
+pub use self::order::{DecodeError, Order};
 pub use self::queue::{
     DeadLetter, Lease, LeaseToken, OrderQueue, OrderResult, QueueCounts, QueueError, QueueErrorKind, Renewal,
     Settlement, Verdict,

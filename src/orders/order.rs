@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::clock::{Tick, WallOffset};
 use crate::id::JobId;
+use crate::priority::Priority;
 
 /// The version of the encoding that this crate writes.
 const VERSION: u8 = 1;
@@ -25,38 +26,21 @@ mod tag {
     pub(super) const PAYLOAD: u8 = 11;
 }
 
-/// Which orders are handed out first.
-///
-/// # Examples
-///
-/// ```
-/// use workpath::{Order, Priority};
-///
-/// let order = Order::new("page the operator").with_priority(Priority::High);
-/// assert!(order.priority() < Priority::Normal); // earlier
-/// ```
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Priority {
-    /// Before all others.
-    High,
-    /// What an order has unless it says otherwise.
-    #[default]
-    Normal,
-    /// When nothing else waits.
-    Low,
+/// A priority as it is written: the first to be handed out has the lowest.
+pub(super) fn rank(priority: Priority) -> u8 {
+    match priority {
+        Priority::High => 0,
+        Priority::Normal => 1,
+        Priority::Low => 2,
+    }
 }
 
-impl Priority {
-    /// All of them, the first to be handed out first.
-    pub const ALL: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
-
-    fn of(byte: u8) -> Priority {
-        match byte {
-            0 => Priority::High,
-            1 => Priority::Normal,
-            // A lower one that a later version may know.
-            _ => Priority::Low,
-        }
+fn priority_of(rank: u8) -> Priority {
+    match rank {
+        0 => Priority::High,
+        1 => Priority::Normal,
+        // A lower one that a later version may know.
+        _ => Priority::Low,
     }
 }
 
@@ -251,7 +235,7 @@ impl Order {
         self
     }
 
-    /// Gives the order a priority.
+    /// Says which of the orders that wait is handed out first: one of the highest priority, and of those the oldest.
     ///
     /// # Examples
     ///
@@ -487,7 +471,7 @@ impl Order {
             }
         }
         put(&mut bytes, tag::ATTEMPTS, &[&self.attempts.to_le_bytes()]);
-        put(&mut bytes, tag::PRIORITY, &[&[self.priority as u8]]);
+        put(&mut bytes, tag::PRIORITY, &[&[rank(self.priority)]]);
         put(&mut bytes, tag::RESULT_TTL, &[&self.result_ttl.to_le_bytes()]);
         if let Some(key) = &self.unique_key {
             put(&mut bytes, tag::UNIQUE_KEY, &[key.as_bytes()]);
@@ -548,7 +532,7 @@ impl Order {
                 tag::NOT_BEFORE => order.not_before = u64::from_le_bytes(fixed(field)?),
                 tag::DEADLINE => order.deadline = u64::from_le_bytes(fixed(field)?),
                 tag::ATTEMPTS => order.attempts = u32::from_le_bytes(fixed(field)?).max(1),
-                tag::PRIORITY => order.priority = Priority::of(fixed::<1>(field)?[0]),
+                tag::PRIORITY => order.priority = priority_of(fixed::<1>(field)?[0]),
                 tag::RESULT_TTL => order.result_ttl = u64::from_le_bytes(fixed(field)?),
                 tag::UNIQUE_KEY => order.unique_key = Some(text(field)?),
                 tag::VALUE => {

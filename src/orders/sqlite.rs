@@ -20,7 +20,7 @@ use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::memory::{CANCELLED, MAX_DEAD};
-use super::order::{Order, millis, time, unix_now};
+use super::order::{Order, millis, rank, time, unix_now};
 use super::queue::{
     DEFAULT_MAX_BYTES, DeadLetter, Lease, LeaseToken, OrderQueue, OrderResult, QueueCounts, QueueError,
     QueueErrorKind, Renewal, Settlement, Verdict, check,
@@ -518,7 +518,7 @@ impl Store {
                 uuid::Uuid::from(id).as_bytes(),
                 order.operation(),
                 if due > now { DELAYED } else { WAITING },
-                order.priority() as i64,
+                i64::from(rank(order.priority())),
                 stored(due),
                 stored(order.deadline_millis()),
                 order.attempts(),

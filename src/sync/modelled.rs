@@ -77,6 +77,15 @@ impl<T> OnceLock<T> {
         if self.is_set.load(Ordering::Acquire) { self.value.get() } else { None }
     }
 
+    pub(crate) fn get_or_init(&self, init: impl FnOnce() -> T) -> &T {
+        if let Some(value) = self.get() {
+            return value;
+        }
+        let value = self.value.get_or_init(init);
+        self.is_set.store(true, Ordering::Release);
+        value
+    }
+
     pub(crate) fn take(&mut self) -> Option<T> {
         self.is_set = AtomicBool::new(false);
         self.value.take()
