@@ -83,8 +83,9 @@ impl Builder {
         self
     }
 
-    /// How many jobs may wait for a worker. With zero, a job is accepted only when a worker is free to take it. The memory
-    /// for the queue, two words a place, is taken by [`build`](Builder::build).
+    /// How many jobs may wait for a worker, of each [priority](crate::Priority). With zero, a job is accepted only when a
+    /// worker is free to take it. The memory for the queue, two words a place, is taken by [`build`](Builder::build); that for
+    /// jobs of high and low priority when there are some.
     ///
     /// # Examples
     ///

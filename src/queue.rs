@@ -243,7 +243,7 @@ impl<T> Queue<T> {
     }
 
     /// Whether a job could be taken right now.
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.receiver.is_empty() && self.levels.get().is_none_or(|levels| levels.jobs.is_empty())
     }
 

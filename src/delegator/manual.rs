@@ -333,7 +333,7 @@ impl Driven for Hand {
         let queue = &self.engine.queue;
         let is_over = match queue.phase() {
             Phase::Open => false,
-            Phase::Draining => queue.len() == 0 && self.engine.agenda.lock().waiting.is_empty(),
+            Phase::Draining => queue.is_empty() && self.engine.agenda.lock().waiting.is_empty(),
             Phase::Stopped => true,
         };
         if self.busy.get() || !is_over || self.stopped.replace(true) {
