@@ -9,11 +9,13 @@ use crate::context::{End, Scope};
 use crate::directive::Directive;
 use crate::driver;
 use crate::error::Cause;
+use crate::events::Events;
 use crate::extras::Place;
 use crate::id::JobId;
 use crate::job::Job;
 use crate::panics::discard;
 use crate::queue::{Phase, Queue};
+use crate::record::JobRecord;
 use crate::registry::{Evicted, Registry};
 use crate::sync::channel::Sender;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, Padded, Weak, thread_local};
@@ -36,6 +38,7 @@ pub(crate) struct Engine {
     pub(crate) alarm: Arc<Alarm>,
     pub(crate) agenda: Padded<Mutex<Agenda>>,
     pub(crate) rejected: Padded<AtomicU64>,
+    pub(crate) events: Events,
     pub(crate) default_timeout: Option<std::time::Duration>,
     /// Jobs that a shutdown hands back.
     pub(crate) unstarted: Mutex<Vec<Job>>,
@@ -117,6 +120,7 @@ impl Engine {
             admin,
             agenda: Padded::default(),
             rejected: Padded::default(),
+            events: Events::default(),
             default_timeout,
             unstarted: Mutex::default(),
             cells: Cells::new(cells),
@@ -140,6 +144,17 @@ impl Engine {
             }
         }
         Arc::new(Task::new(job, by_default, Weak::clone(&self.weak)))
+    }
+
+    /// Files a job whose outcome is settled, and tells the subscribers.
+    pub(crate) fn finish(&self, task: Arc<Task>, flags: u8) -> Evicted {
+        if !self.events.is_watched() {
+            return self.registry.file(task, flags);
+        }
+        self.events.finishing();
+        let evicted = self.registry.file(Arc::clone(&task), flags);
+        self.events.finished(JobRecord::of(task));
+        evicted
     }
 
     /// Sends the cell of a plain evicted record on to be filled again, and drops the others. Called without any lock.
@@ -250,7 +265,7 @@ impl Drop for Engine {
 
 impl Owner for Engine {
     fn file(&self, task: Arc<Task>, flags: u8) {
-        self.registry.file(task, flags).discard();
+        self.finish(task, flags).discard();
     }
 
     fn forget(&self, place: Place) {

@@ -252,3 +252,33 @@ wrap!(
     crossbeam_channel::TryRecvError,
     crate::id::ParseJobIdError,
 );
+
+/// Why a job was not accepted; what a [`SubmitError`](crate::SubmitError) says, without the job. `Display` is the reason in words.
+///
+/// # Examples
+///
+/// ```
+/// use workpath::SubmitErrorKind;
+///
+/// assert_eq!(SubmitErrorKind::Full.to_string(), "the queue is full");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SubmitErrorKind {
+    /// The queue is full.
+    Full,
+    /// The queue was full until the submission's time was over.
+    Timeout,
+    /// The delegator accepts no jobs any more.
+    ShutDown,
+}
+
+impl fmt::Display for SubmitErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            SubmitErrorKind::Full => "the queue is full",
+            SubmitErrorKind::Timeout => "the queue stayed full for the time given",
+            SubmitErrorKind::ShutDown => "the delegator is shut down",
+        })
+    }
+}

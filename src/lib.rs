@@ -15,6 +15,7 @@
 //! * [Panics](#panics)
 //! * [Shutdown](#shutdown)
 //! * [Registry, retention and numbers](#registry-retention-and-numbers)
+//! * [Events](#events)
 //! * [Logging](#logging)
 //! * [Schedules](#schedules)
 //! * [Tests and time](#tests-and-time)
@@ -369,6 +370,28 @@
 //! # }
 //! ```
 //!
+//! # Events
+//!
+//! [`Delegator::subscribe`] gives a receiver of [`Event`]s: what was submitted, refused, started and finished, and that a
+//! shutdown has begun. Nobody waits for a subscriber: events that find its channel full are counted, and it is told how many.
+//!
+//! ```
+//! use workpath::{Delegator, Event, Job, Shutdown};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let delegator = Delegator::builder().workers(1).build()?;
+//! let events = delegator.subscribe(1000);
+//! let _ = delegator.submit(Job::new("broken", |_| Err("no disk".into())))?;
+//! delegator.shutdown(Shutdown::drain());
+//! let failures = events.iter().filter(|event| match event {
+//!     Event::Finished(record) => record.error().is_some(),
+//!     _ => false,
+//! });
+//! assert_eq!(failures.count(), 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Logging
 //!
 //! One line per finished job goes to the [`log`] crate's facade, under the target `workpath`: at `debug` for one that
@@ -501,6 +524,7 @@ mod directive;
 mod driver;
 mod engine;
 mod error;
+mod events;
 mod extras;
 mod handle;
 mod id;
@@ -525,10 +549,11 @@ mod worker;
 pub use builder::{BuildError, Builder};
 pub use context::{Canceller, Context, OnDone};
 pub use delegator::{
-    Delegator, Manual, Places, Shutdown, ShutdownReport, Stats, SubmitAllError, SubmitError, SubmitErrorKind,
-    Submitter, WorkerStatus,
+    Delegator, Manual, Places, Shutdown, ShutdownReport, Stats, SubmitAllError, SubmitError, Submitter,
+    WorkerStatus,
 };
-pub use error::{Error, ErrorKind};
+pub use error::{Error, ErrorKind, SubmitErrorKind};
+pub use events::Event;
 pub use handle::JobHandle;
 pub use id::{JobId, ParseJobIdError};
 pub use job::{Job, Operation};

@@ -7,6 +7,7 @@ use crate::clock::Tick;
 use crate::context::{Context, Scope};
 use crate::engine::{BATCH, Engine, Running};
 use crate::error::{Error, ErrorKind};
+use crate::events::Event;
 use crate::panics::{contain, discard, log};
 use crate::queue::Parker;
 use crate::state::JobState;
@@ -141,8 +142,12 @@ impl Worker {
             Claim::Run(mut captures) => {
                 let (scope, own) = self.lend_scope(captures.context.take_scope());
                 let (created, is_own) = (task.created, own.is_some());
+                let watched = self.engine.events.is_watched().then(|| Arc::clone(&task));
                 at_work.stack.push(Running { task, scope: own });
                 drop(at_work);
+                if let Some(task) = watched {
+                    self.tell_started(&task);
+                }
                 self.run(captures, created, scope, is_own);
             }
             Claim::End(captures, end) => {
@@ -161,6 +166,12 @@ impl Worker {
                 discard("a finished job", task);
             }
         }
+    }
+
+    #[cold]
+    fn tell_started(&self, task: &Task) {
+        let (id, name, worker) = (task.id, task.name.clone(), self.index);
+        self.engine.events.emit(|| Event::Started { id, name, worker });
     }
 
     /// The scope for a job, and the same again if it is the job's own. Nothing is counted for a job without a parent
@@ -209,8 +220,8 @@ impl Worker {
             }
         }
         let announced = task.settle(state, Outcome { completed, result, spent: Unshared::new(spent) });
-        let evicted = self.engine.registry.file(task, 0);
-        if is_over && !announced && evicted.rest.is_empty() {
+        let evicted = self.engine.finish(task, 0);
+        if is_over && !announced && !self.engine.events.is_watched() && evicted.rest.is_empty() {
             self.last_end.set(Some(completed));
         }
         self.engine.recycle(evicted, &self.batch);

@@ -42,6 +42,7 @@ fn every_type_crosses_threads_as_far_as_it_should() {
     send_sync::<Registry>();
     send_sync::<Retention>();
     send_sync::<Stats>();
+    send_sync::<workpath::Event>();
     send_sync::<WorkerStatus>();
     send_sync::<Shutdown>();
     send_sync::<BuildError>();
@@ -88,6 +89,7 @@ fn every_type_prints_itself_for_debugging_and_errors_are_errors() {
     debug::<Registry>();
     debug::<Retention>();
     debug::<Stats>();
+    debug::<workpath::Event>();
     debug::<WorkerStatus>();
     debug::<Shutdown>();
     debug::<ShutdownReport>();

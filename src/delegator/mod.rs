@@ -10,15 +10,18 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Receiver;
+
 pub use self::manual::Manual;
 use self::shutdown::Closing;
 pub use self::shutdown::{Shutdown, ShutdownReport};
 pub use self::stats::{Places, Stats, WorkerStatus};
-pub use self::submit::{SubmitAllError, SubmitError, SubmitErrorKind};
+pub use self::submit::{SubmitAllError, SubmitError};
 pub(crate) use self::thread::Plan;
 use self::thread::Started;
 use crate::clock::Tick;
 use crate::engine::Engine;
+use crate::events::Event;
 use crate::handle::JobHandle;
 use crate::job::Job;
 use crate::registry::Registry;
@@ -270,6 +273,45 @@ impl Delegator {
         stats::workers(&self.engine)
     }
 
+    /// What happens from here on, as it happens: the channel holds this many [events](Event), at least one.
+    ///
+    /// Nobody waits for the receiver. When its channel is full, events pass it by; they are counted, and
+    /// [`Event::Missed`] says how many before the next that fits. The receiver disconnects when the delegator has been shut
+    /// down and all workers have ended, or when it and its submitters are dropped. Dropping the receiver unsubscribes. Each
+    /// call gives a receiver of its own, of everything; clones of one share its events.
+    ///
+    /// Without receivers, events cost nothing. With some, each event costs a lock that all threads of the delegator share,
+    /// about as much again as it costs to send on a channel, and a clone per receiver. While an event is about, so is the
+    /// record in it: [`JobHandle::join`] then copies the payload.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::{Delegator, Event, Job, Shutdown};
+    ///
+    /// let delegator = Delegator::builder().workers(1).build()?;
+    /// let events = delegator.subscribe(1000);
+    /// let printer = std::thread::spawn(move || {
+    ///     let mut finished = 0;
+    ///     for event in events {
+    ///         if let Event::Finished(record) = event {
+    ///             println!("{record}");
+    ///             finished += 1;
+    ///         }
+    ///     }
+    ///     finished
+    /// });
+    /// for n in 0..3 {
+    ///     let _ = delegator.submit(Job::new(format!("job {n}"), |_| Ok(Vec::new())))?;
+    /// }
+    /// delegator.shutdown(Shutdown::drain());
+    /// assert_eq!(printer.join().unwrap(), 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn subscribe(&self, capacity: usize) -> Receiver<Event> {
+        self.engine.events.subscribe(capacity)
+    }
+
     /// Waits until nothing is queued or running. Jobs that others go on submitting may delay it without end, and from inside
     /// a job it waits for ever: the job itself is running.
     ///
@@ -339,6 +381,7 @@ impl Delegator {
     pub fn shutdown(&self, how: Shutdown) -> ShutdownReport {
         let report = shutdown::shutdown(&self.engine, &self.closing, how);
         if self.closing.are_workers_joined() {
+            shutdown::end_events(&self.engine);
             let thread = self.thread.lock().take();
             if let Some(thread) = thread {
                 // It has nothing left to do but to return.

@@ -266,6 +266,7 @@ pub(super) fn shutdown(engine: &Arc<Engine>, closing: &Closing, how: Shutdown) -
     let limit = Tick::now().after(how.within);
     let first = closing.begin();
     let start = Start { counts: engine.registry.accounts().1, worker: worker::index_on(engine) };
+    engine.events.shutting_down();
     let entered = closing.enter(start.worker);
     let finished = finish(engine, closing, &start, first, how.cancel, limit);
     if entered {
@@ -367,8 +368,17 @@ fn report(engine: &Engine, start: &Start, finished: bool) -> ShutdownReport {
     }
 }
 
+/// Ends the events after all workers have ended. Another thread may be about to finish a job that it took out of the queue.
+pub(super) fn end_events(engine: &Engine) {
+    if engine.events.is_watched() {
+        engine.registry.wait_idle(Tick::now().after(GRACE), |until| engine.park_until(until));
+    }
+    engine.events.close();
+}
+
 /// Drains without waiting.
 pub(super) fn leave(engine: &Engine) {
+    engine.events.shutting_down();
     engine.queue.close(Phase::Draining);
     engine.close_agenda(false);
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use crate::clock::Tick;
 use crate::context::{Action, End};
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, SubmitErrorKind};
+use crate::events::Event;
 use crate::extras::When;
 use crate::handle::JobHandle;
 use crate::job::Job;
@@ -91,36 +92,6 @@ impl SubmitError {
             SubmitError::Timeout(job) => (SubmitErrorKind::Timeout, job),
             SubmitError::ShutDown(job) => (SubmitErrorKind::ShutDown, job),
         }
-    }
-}
-
-/// Why a job was not accepted; what a [`SubmitError`] says, without the job. `Display` is the reason in words.
-///
-/// # Examples
-///
-/// ```
-/// use workpath::SubmitErrorKind;
-///
-/// assert_eq!(SubmitErrorKind::Full.to_string(), "the queue is full");
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum SubmitErrorKind {
-    /// The queue is full.
-    Full,
-    /// The queue was full until the submission's time was over.
-    Timeout,
-    /// The delegator accepts no jobs any more.
-    ShutDown,
-}
-
-impl fmt::Display for SubmitErrorKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            SubmitErrorKind::Full => "the queue is full",
-            SubmitErrorKind::Timeout => "the queue stayed full for the time given",
-            SubmitErrorKind::ShutDown => "the delegator is shut down",
-        })
     }
 }
 
@@ -287,6 +258,10 @@ fn accept_all(
         }
     }
     engine.rejected.fetch_add(jobs.len() as u64, Ordering::Relaxed);
+    for job in &jobs {
+        tell_submitted(engine, job);
+        tell_rejected(engine, job, kind);
+    }
     late.extend(jobs);
     Err(SubmitAllError { accepted, rest: late, kind })
 }
@@ -295,7 +270,8 @@ fn accept_all(
 fn admit_run(engine: &Engine, jobs: &mut VecDeque<Job>) -> VecDeque<Arc<Task>> {
     let mut run = VecDeque::new();
     let most = engine.queue.room(Priority::Normal).min(jobs.len()).min(RUN);
-    if most < 2 || engine.queue.phase() != Phase::Open {
+    // Subscribers are told of each job on its own.
+    if most < 2 || engine.queue.phase() != Phase::Open || engine.events.is_watched() {
         return run;
     }
     let now = Tick::now();
@@ -355,7 +331,17 @@ fn limit_by_default(engine: &Engine, job: &mut Job, now: impl FnOnce() -> Tick) 
     true
 }
 
+fn tell_submitted(engine: &Engine, job: &Job) {
+    engine.events.emit(|| Event::Submitted { id: job.id, name: job.name.clone() });
+}
+
+fn tell_rejected(engine: &Engine, job: &Job, why: SubmitErrorKind) {
+    engine.events.emit(|| Event::Rejected { id: job.id, name: job.name.clone(), why });
+}
+
 fn accept(engine: &Arc<Engine>, mut job: Job, no_room: NoRoom) -> Result<JobHandle, SubmitError> {
+    // Before anybody can see the job, so that nothing is told of it before this.
+    tell_submitted(engine, &job);
     if engine.queue.phase() != Phase::Open {
         return Err(refuse(engine, job, SubmitError::ShutDown));
     }
@@ -539,5 +525,8 @@ fn give_back(
 
 fn refuse(engine: &Engine, job: Job, why: fn(Job) -> SubmitError) -> SubmitError {
     engine.rejected.fetch_add(1, Ordering::Relaxed);
-    why(job)
+    let error = why(job);
+    let (kind, job) = error.parts();
+    tell_rejected(engine, job, kind);
+    error
 }
