@@ -544,6 +544,8 @@ mod set;
 mod state;
 mod sync;
 mod task;
+#[cfg(feature = "trace")]
+mod trace;
 mod worker;
 
 pub use builder::{BuildError, Builder};

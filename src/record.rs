@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+#[cfg(feature = "trace")]
+use crate::clock::Tick;
 use crate::error::Error;
 use crate::id::JobId;
 use crate::state::JobState;
@@ -50,6 +52,12 @@ impl JobRecord {
             return outcome.result;
         }
         self.outcome().result.clone()
+    }
+
+    /// When the job was created, started and completed.
+    #[cfg(feature = "trace")]
+    pub(crate) fn ticks(&self) -> (Tick, Option<Tick>, Tick) {
+        (self.task.created, self.task.started(), self.outcome().completed)
     }
 
     /// The job's identity.

@@ -1,0 +1,165 @@
+//! The registry as a Chrome trace.
+
+mod common;
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use common::{BRIEF, delegator, fails, occupy, panics, watchdog, yields};
+use serde_json::Value;
+use workpath::{Delegator, Error, Job, JobRecord};
+
+fn trace(delegator: &Delegator) -> Vec<Value> {
+    let mut bytes = Vec::new();
+    delegator.registry().write_trace(&mut bytes).expect("a vector takes everything");
+    let trace: Value = serde_json::from_slice(&bytes).expect("JSON");
+    trace["traceEvents"].as_array().expect("a list of events").clone()
+}
+
+/// The events with this phase that belong to the job.
+fn of<'a>(events: &'a [Value], phase: &str, record: &JobRecord) -> Vec<&'a Value> {
+    let id = record.id().to_string();
+    events
+        .iter()
+        .filter(|e| e["ph"] == phase && (e["id"] == id.as_str() || e["args"]["id"] == id.as_str()))
+        .collect()
+}
+
+fn micros(value: &Value) -> f64 {
+    value.as_f64().expect("a number")
+}
+
+fn near(left: f64, right: Duration) -> bool {
+    (left - right.as_secs_f64() * 1e6).abs() < 0.01
+}
+
+#[test]
+fn an_empty_registry_is_an_empty_trace() {
+    let events = trace(&delegator(1));
+    assert!(events.iter().all(|event| event["ph"] == "M"), "{events:?}");
+}
+
+#[test]
+fn a_job_waits_on_a_track_and_runs_on_the_lane_of_its_worker() {
+    watchdog(|| {
+        let delegator = delegator(2);
+        let nap = Job::new("nap", |ctx| ctx.sleep(BRIEF).map(|()| Vec::new()));
+        let handles: Vec<_> = [nap, fails("bad", "no disk"), panics("ugly", "boom")]
+            .into_iter()
+            .map(|job| delegator.submit(job).unwrap())
+            .collect();
+        let records: Vec<_> = handles.iter().map(|handle| handle.wait()).collect();
+        let events = trace(&delegator);
+        for (record, colour) in records.iter().zip(["good", "bad", "terrible"]) {
+            let [begin] = of(&events, "b", record)[..] else { panic!("{events:?}") };
+            let [end] = of(&events, "e", record)[..] else { panic!("{events:?}") };
+            let [run] = of(&events, "X", record)[..] else { panic!("{events:?}") };
+            assert_eq!(run["name"], record.name());
+            assert_eq!(run["cname"], colour);
+            assert_eq!(run["args"]["state"], record.state().to_string());
+            assert!(near(micros(&end["ts"]) - micros(&begin["ts"]), record.queue_time()));
+            assert!(near(micros(&run["ts"]) - micros(&begin["ts"]), record.queue_time()));
+            assert!(near(micros(&run["dur"]), record.run_time()));
+            let lane = events.iter().find(|e| e["name"] == "thread_name" && e["tid"] == run["tid"]);
+            let name = format!("worker {}", record.worker().expect("it ran"));
+            assert_eq!(lane.expect("a name")["args"]["name"], name.as_str());
+            assert_eq!(run["args"].get("error").is_some(), record.error().is_some());
+        }
+        assert_eq!(of(&events, "X", &records[1])[0]["args"]["error"], "no disk");
+    });
+}
+
+#[test]
+fn a_job_that_never_started_only_waits() {
+    watchdog(|| {
+        let delegator = delegator(1);
+        let busy = occupy(&delegator);
+        let queued = delegator.submit(yields("queued", "")).unwrap();
+        assert!(queued.cancel());
+        busy.release();
+        let events = trace(&delegator);
+        let record = queued.wait();
+        assert!(of(&events, "X", &record).is_empty());
+        assert_eq!(of(&events, "e", &record)[0]["args"]["state"], "cancelled");
+    });
+}
+
+#[test]
+fn jobs_inside_jobs_lie_on_the_same_lane() {
+    watchdog(|| {
+        let delegator = delegator(1);
+        let submitter = delegator.submitter();
+        let outer = Job::new("outer", move |_| submitter.submit(yields("inner", ""))?.join());
+        let outer = delegator.submit(outer).unwrap().wait();
+        let events = trace(&delegator);
+        let find = |name: &str| {
+            events.iter().find(|e| e["ph"] == "X" && e["name"] == name).expect("a slice").clone()
+        };
+        let (inner, outer_slice) = (find("inner"), of(&events, "X", &outer)[0]);
+        assert_eq!(inner["tid"], outer_slice["tid"]);
+        let end = |slice: &Value| micros(&slice["ts"]) + micros(&slice["dur"]);
+        assert!(micros(&outer_slice["ts"]) <= micros(&inner["ts"]));
+        assert!(end(&inner) <= end(outer_slice) + 0.01);
+    });
+}
+
+#[test]
+fn hostile_names_and_errors_come_through_unchanged() {
+    watchdog(|| {
+        let delegator = delegator(1);
+        let every_control: String = (0..0xa0).filter_map(char::from_u32).collect();
+        let names = [
+            "\"},{\"",
+            "\\",
+            "\\\"",
+            "",
+            "\u{0}\n\r\t\u{1b}[31m",
+            "\u{2028}\u{fffd}\u{202e}\u{10ffff}",
+            "</script>",
+            &every_control,
+        ];
+        for name in names {
+            let text = name.to_owned();
+            let job = Job::new(name.to_owned(), move |_| Err(Error::new(text.clone())));
+            let record = delegator.submit(job).unwrap().wait();
+            let events = trace(&delegator);
+            let run = of(&events, "X", &record)[0];
+            assert_eq!((run["name"].as_str(), run["args"]["error"].as_str()), (Some(name), Some(name)));
+        }
+    });
+}
+
+#[test]
+fn an_error_that_cannot_be_shown_does_not_spoil_the_trace() {
+    #[derive(Debug)]
+    struct Shy;
+    impl std::fmt::Display for Shy {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("not for you")
+        }
+    }
+    impl std::error::Error for Shy {}
+
+    watchdog(|| {
+        let delegator = delegator(1);
+        let record = delegator.submit(Job::new("shy", |_| Err(Error::new(Shy)))).unwrap().wait();
+        let events = trace(&delegator);
+        let error = of(&events, "X", &record)[0]["args"]["error"].as_str().expect("a text").to_owned();
+        assert!(error.contains("not for you"), "{error}");
+    });
+}
+
+#[test]
+fn an_error_of_the_writer_comes_back() {
+    struct Full;
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::Error::other("no space left"))
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let error = delegator(1).registry().write_trace(&mut Full).unwrap_err();
+    assert_eq!(error.to_string(), "no space left");
+}
