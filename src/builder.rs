@@ -34,6 +34,7 @@ pub struct Builder {
     queue_capacity: usize,
     retention: Retention,
     default_timeout: Option<Duration>,
+    latencies: bool,
     thread_name: String,
     stack_size: Option<usize>,
     on_worker_start: Option<Hook>,
@@ -60,6 +61,7 @@ impl Delegator {
             queue_capacity: 1024,
             retention: Retention::default(),
             default_timeout: None,
+            latencies: false,
             thread_name: "workpath".to_owned(),
             stack_size: None,
             on_worker_start: None,
@@ -128,6 +130,22 @@ impl Builder {
     /// ```
     pub fn default_timeout(mut self, timeout: Duration) -> Builder {
         self.default_timeout = Some(timeout);
+        self
+    }
+
+    /// Records how long jobs wait and run, for [`Delegator::latencies`]. Off by default. It costs each job three counts in
+    /// memory of its worker's own, some 17 KiB a worker, and no lock; a job that never starts takes one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::Delegator;
+    /// let delegator = Delegator::builder().workers(1).latencies(true).build()?;
+    /// assert_eq!(delegator.latencies().queue_time.count(), 0);
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn latencies(mut self, record: bool) -> Builder {
+        self.latencies = record;
         self
     }
 
@@ -233,7 +251,8 @@ impl Builder {
     }
 
     fn plan(self) -> Result<Plan, BuildError> {
-        let Builder { workers, queue_capacity, retention, default_timeout, thread_name, .. } = self;
+        let Builder { workers, queue_capacity, retention, default_timeout, latencies, thread_name, .. } =
+            self;
         let workers = workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get));
         if workers == 0 {
             return Err(BuildError(Kind::NoWorkers));
@@ -252,6 +271,7 @@ impl Builder {
             queue_capacity,
             retention,
             default_timeout,
+            latencies,
             thread_name,
             stack_size: self.stack_size,
             on_worker_start: self.on_worker_start,
@@ -279,6 +299,7 @@ impl fmt::Debug for Builder {
             queue_capacity,
             retention,
             default_timeout,
+            latencies,
             thread_name,
             stack_size,
             on_worker_start,
@@ -289,6 +310,7 @@ impl fmt::Debug for Builder {
             .field("queue_capacity", queue_capacity)
             .field("retention", retention)
             .field("default_timeout", default_timeout)
+            .field("latencies", latencies)
             .field("thread_name", thread_name)
             .field("stack_size", stack_size)
             .field("on_worker_start", &on_worker_start.as_ref().map(|_| "<function>"))

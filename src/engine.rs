@@ -13,6 +13,7 @@ use crate::events::Events;
 use crate::extras::Place;
 use crate::id::JobId;
 use crate::job::Job;
+use crate::latency::Recorders;
 use crate::panics::discard;
 use crate::queue::{Phase, Queue};
 use crate::record::JobRecord;
@@ -39,6 +40,7 @@ pub(crate) struct Engine {
     pub(crate) agenda: Padded<Mutex<Agenda>>,
     pub(crate) rejected: Padded<AtomicU64>,
     pub(crate) events: Events,
+    pub(crate) latencies: Recorders,
     pub(crate) default_timeout: Option<std::time::Duration>,
     /// Jobs that a shutdown hands back.
     pub(crate) unstarted: Mutex<Vec<Job>>,
@@ -108,6 +110,7 @@ impl Engine {
         thread_names: impl Iterator<Item = String>,
         admin: Sender<Directive>,
         default_timeout: Option<std::time::Duration>,
+        latencies: bool,
     ) -> Arc<Engine> {
         let scope = Scope::new(None, None);
         let slots = thread_names.map(|name| Slot::new(name, &scope)).collect();
@@ -121,6 +124,7 @@ impl Engine {
             agenda: Padded::default(),
             rejected: Padded::default(),
             events: Events::default(),
+            latencies: Recorders::new(latencies),
             default_timeout,
             unstarted: Mutex::default(),
             cells: Cells::new(cells),
@@ -265,6 +269,9 @@ impl Drop for Engine {
 
 impl Owner for Engine {
     fn file(&self, task: Arc<Task>, flags: u8) {
+        if let Some(outcome) = task.outcome() {
+            self.latencies.record_unstarted(task.created, outcome.completed);
+        }
         self.finish(task, flags).discard();
     }
 

@@ -352,7 +352,7 @@
 //!
 //! The [`Registry`] keeps the records of finished jobs, by default the last 1,024. A [`Retention`] bounds it by number, age
 //! and payload bytes. A record that somebody holds stays whatever the registry does. [`Delegator::stats`] counts jobs by
-//! state, and [`Delegator::workers`] tells which job each worker is in.
+//! state, [`Delegator::workers`] tells which job each worker is in, and [`Delegator::latencies`] how long jobs wait and run.
 //!
 //! ```
 //! use std::time::Duration;
@@ -530,6 +530,7 @@ mod handle;
 mod id;
 mod inbox;
 mod job;
+mod latency;
 #[cfg(all(test, any(loom, shuttle)))]
 mod models;
 #[cfg(all(feature = "orders", not(any(loom, shuttle))))]
@@ -559,6 +560,7 @@ pub use events::Event;
 pub use handle::JobHandle;
 pub use id::{JobId, ParseJobIdError};
 pub use job::{Job, Operation};
+pub use latency::{Latencies, Latency};
 #[cfg(all(feature = "orders", not(any(loom, shuttle))))]
 pub use orders::{
     Catalog, DeadLetter, DecodeError, Lease, LeaseToken, MemoryQueue, Order, OrderQueue, OrderResult,

@@ -8,6 +8,7 @@ use crate::context::{Context, Scope};
 use crate::engine::{BATCH, Engine, Running};
 use crate::error::{Error, ErrorKind};
 use crate::events::Event;
+use crate::latency::Recorder;
 use crate::panics::{contain, discard, log};
 use crate::queue::Parker;
 use crate::state::JobState;
@@ -25,6 +26,8 @@ pub(crate) struct Worker {
     spare: Cell<Option<Arc<Scope>>>,
     /// When the last job ended, if no user code has run since.
     last_end: Cell<Option<Tick>>,
+    /// The times of the jobs it ran, if somebody wants to know them.
+    recorder: Option<Arc<Recorder>>,
     /// Cells of evicted records, until there are enough to send them off.
     batch: RefCell<Vec<Arc<Task>>>,
 }
@@ -103,6 +106,7 @@ impl Worker {
         let scope = Arc::clone(&engine.slots[index].lock().scope);
         Rc::new(Worker {
             spare: Cell::new(Some(scope)),
+            recorder: engine.latencies.join(),
             engine,
             index,
             last_end: Cell::new(None),
@@ -218,6 +222,9 @@ impl Worker {
             } else {
                 self.spare.set(Some(self.keep_or_replace(scope)));
             }
+        }
+        if let Some(recorder) = &self.recorder {
+            recorder.record(created, task.started(), completed);
         }
         let announced = task.settle(state, Outcome { completed, result, spent: Unshared::new(spent) });
         let evicted = self.engine.finish(task, 0);

@@ -73,6 +73,36 @@ pub struct Places {
     pub low: usize,
 }
 
+impl Stats {
+    /// What has been counted since an earlier look at the same delegator. `queued`, `running`, `scheduled` and `places`
+    /// stay as they are: they are no counts of what happened.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let earlier = delegator.stats();
+    /// delegator.submit(Job::new("work", |_| Ok(Vec::new())))?.wait();
+    /// assert_eq!(delegator.stats().since(&earlier).completed, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn since(&self, earlier: &Stats) -> Stats {
+        // What is not named is a level, not a count.
+        Stats {
+            submitted: self.submitted.saturating_sub(earlier.submitted),
+            completed: self.completed.saturating_sub(earlier.completed),
+            failed: self.failed.saturating_sub(earlier.failed),
+            panicked: self.panicked.saturating_sub(earlier.panicked),
+            cancelled: self.cancelled.saturating_sub(earlier.cancelled),
+            timed_out: self.timed_out.saturating_sub(earlier.timed_out),
+            rejected: self.rejected.saturating_sub(earlier.rejected),
+            ..*self
+        }
+    }
+}
+
 /// What a worker is doing at one moment.
 ///
 /// # Examples

@@ -26,6 +26,7 @@ pub(crate) struct Plan {
     pub(crate) queue_capacity: usize,
     pub(crate) retention: Retention,
     pub(crate) default_timeout: Option<Duration>,
+    pub(crate) latencies: bool,
     pub(crate) thread_name: String,
     pub(crate) stack_size: Option<usize>,
     pub(crate) on_worker_start: Option<Hook>,
@@ -74,6 +75,7 @@ pub(super) fn engine(plan: &Plan, admin: Sender<Directive>) -> Arc<Engine> {
         names,
         admin,
         plan.default_timeout,
+        plan.latencies,
     )
 }
 

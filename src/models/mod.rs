@@ -174,6 +174,7 @@ mod rig {
                 (0..workers).map(|index| index.to_string()),
                 admin,
                 None,
+                false,
             );
             Rig { engine, closing: Arc::default(), _directives: directives }
         }
