@@ -323,7 +323,11 @@ fn owner_that_aborts() {
     let queue = SqliteQueue::open(path).unwrap();
     let delegator = Delegator::builder().workers(2).build().unwrap();
     let _serving = delegator.serve(&queue, &catalog(), Serve::options()).unwrap();
-    while queue.counts().unwrap().dead == 0 || queue.counts().unwrap().waiting > 0 {
+    loop {
+        let counts = queue.counts().unwrap();
+        if counts.dead > 0 && counts.waiting + counts.leased == 0 {
+            break;
+        }
         std::thread::sleep(Duration::from_millis(1));
     }
 }
