@@ -2,15 +2,16 @@
 
 #![cfg(target_os = "linux")]
 
-use std::env;
+#[path = "common/program.rs"]
+mod program;
+
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Permissions};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Once;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -254,7 +255,7 @@ fn lines_come_out_at_once_and_an_interrupt_ends_the_run() {
     lines.read_line(&mut first).unwrap();
     assert_eq!(first, format!("{EMPTY}  ./a\n"), "it is out while the next one is being read");
 
-    interrupt(&child);
+    program::interrupt(&child);
     let sent = Instant::now();
     let mut rest = String::new();
     lines.read_to_string(&mut rest).unwrap();
@@ -285,7 +286,7 @@ fn an_interrupted_walk_says_where_it_stopped() {
     lines.read_line(&mut String::new()).unwrap();
     // The only worker is busy now, so the queue fills and the walk waits.
     thread::sleep(Duration::from_millis(300));
-    interrupt(&child);
+    program::interrupt(&child);
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     let errors = show(&output.stderr);
@@ -310,7 +311,7 @@ fn an_output_that_nobody_reads_does_not_hold_an_interrupt() {
     thread::sleep(Duration::from_millis(500));
     assert!(child.try_wait().unwrap().is_none(), "the pipe is full");
 
-    interrupt(&child);
+    program::interrupt(&child);
     let sent = Instant::now();
     let status = child.wait().unwrap();
     assert!(sent.elapsed() < AT_ONCE, "took {:?}", sent.elapsed());
@@ -370,7 +371,7 @@ struct Tree {
 impl Tree {
     /// `None` where there is no program to test.
     fn new(name: &str) -> Option<Tree> {
-        let program = program()?;
+        let program = program::find("digest")?;
         let root =
             Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("digest-{name}-{}", std::process::id()));
         fs::create_dir_all(&root).unwrap();
@@ -440,7 +441,7 @@ impl Tree {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = runner(&self.program);
+        let mut command = program::command(&self.program);
         command.args(arguments).current_dir(&self.root).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -460,42 +461,6 @@ impl Drop for Tree {
         let _ = fs::set_permissions(self.root.join("closed"), Permissions::from_mode(0o700));
         let _ = fs::remove_dir_all(&self.root);
     }
-}
-
-/// The program, which cargo has put next to this test.
-///
-/// A plain `cargo test` builds the examples as they are run. With any target named (`--tests`, `--all-targets`) it
-/// does not, and there is no program unless `cargo build --examples` has made one before.
-fn program() -> Option<PathBuf> {
-    static ABSENT: Once = Once::new();
-    let test = env::current_exe().unwrap();
-    let program = test.ancestors().nth(2).unwrap().join("examples/digest");
-    if program.exists() {
-        return Some(program);
-    }
-    // Past the test runner, which would keep it to itself.
-    ABSENT.call_once(|| {
-        let _ = writeln!(io::stderr(), "skipped: there is no {}; cargo build --examples", program.display());
-    });
-    None
-}
-
-/// Starts the program, through the emulator that cargo runs this test with, if any.
-fn runner(program: &Path) -> Command {
-    let target = program.ancestors().nth(3).and_then(Path::file_name).unwrap_or_default().to_string_lossy();
-    let runner = format!("CARGO_TARGET_{}_RUNNER", target.to_uppercase().replace('-', "_"));
-    let Ok(runner) = env::var(runner) else {
-        return Command::new(program);
-    };
-    let mut words = runner.split_whitespace();
-    let mut command = Command::new(words.next().unwrap());
-    command.args(words).arg(program);
-    command
-}
-
-fn interrupt(child: &Child) {
-    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(status.success());
 }
 
 /// The paths of the lines, for names without escapes.
