@@ -47,6 +47,11 @@ fn all() -> Vec<Rc<dyn Driven>> {
     DRIVEN.try_with(|all| all.borrow().clone()).unwrap_or_default()
 }
 
+/// Whether the delegator with this address is the calling thread's work.
+pub(crate) fn drives(owner: *const ()) -> bool {
+    all().iter().any(|driven| driven.drives(owner))
+}
+
 /// Runs one job of any delegator of this thread that is not in one.
 pub(crate) fn step() -> bool {
     all().iter().any(|driven| driven.step())
@@ -98,7 +103,7 @@ pub(crate) fn park_until(until: Tick, owner: Option<*const ()>) {
 #[cold]
 fn wait(until: Tick, owner: Option<*const ()>) {
     if let Some(owner) = owner {
-        if !all().iter().any(|driven| driven.drives(owner)) {
+        if !drives(owner) {
             // Threads do that, in their own time.
             let begun = clock::real_now();
             match until.since(Tick::now()) {

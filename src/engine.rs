@@ -185,18 +185,13 @@ impl Engine {
             }
             listened.extend(listening);
             // One that has ended goes the same way: a worker drops what is left of it.
-            agenda.waiting.push_back(task);
+            agenda.await_room(task);
         }
-        while let Some(task) = agenda.waiting.pop_front() {
-            if let Err(task) = self.queue.try_push(task) {
-                agenda.waiting.push_front(task);
-                break;
-            }
-        }
-        let next = if agenda.waiting.is_empty() {
-            agenda.first().map_or(Tick::NEVER, |(tick, _)| tick)
-        } else {
+        agenda.fill_room(|priority, task| self.queue.try_push_at(priority, task));
+        let next = if agenda.awaits_room() {
             now.after(FULL)
+        } else {
+            agenda.first().map_or(Tick::NEVER, |(tick, _)| tick)
         };
         drop(agenda);
         drop(listened);
@@ -226,7 +221,7 @@ impl Engine {
             return None;
         }
         let mut agenda = self.agenda.lock();
-        self.queue.try_pop().or_else(|| agenda.waiting.pop_front())
+        self.queue.try_pop().or_else(|| agenda.pop_waiting())
     }
 
     /// Hands back what is scheduled, and with `all` what is due and found no room. The queue is closed.
@@ -234,7 +229,7 @@ impl Engine {
         let mut agenda = self.agenda.lock();
         let mut tasks: Vec<_> = agenda.close().into_values().collect();
         if all {
-            tasks.extend(std::mem::take(&mut agenda.waiting));
+            tasks.extend(std::iter::from_fn(|| agenda.pop_waiting()));
         }
         drop(agenda);
         for task in tasks {

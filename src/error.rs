@@ -253,7 +253,8 @@ wrap!(
     crate::id::ParseJobIdError,
 );
 
-/// Why a job was not accepted; what a [`SubmitError`](crate::SubmitError) says, without the job. `Display` is the reason in words.
+/// Why a job was not accepted; what a [`SubmitError`](crate::SubmitError) says, without the job. `Display` is the reason
+/// in words.
 ///
 /// # Examples
 ///

@@ -1,6 +1,6 @@
 //! Where finished jobs leave their numbers for one thread that waits for many.
 
-use crate::clock::Tick;
+use crate::clock::{self, Tick};
 use crate::sync::{self, AtomicBool, Mutex, Ordering, Thread, yield_now};
 
 /// How often the waiter looks before it parks.
@@ -19,6 +19,8 @@ struct Arrived {
     numbers: Vec<u64>,
     /// Who waits, and for how many numbers.
     waiting: Option<(Thread, usize)>,
+    /// The next wait is over before it begins.
+    nudged: bool,
 }
 
 impl Inbox {
@@ -35,6 +37,18 @@ impl Inbox {
         }
     }
 
+    /// Has the waiter look around, now or when it is about to wait.
+    pub(crate) fn nudge(&self) {
+        let waiting = {
+            let mut arrived = self.arrived.lock();
+            arrived.nudged = true;
+            arrived.waiting.take()
+        };
+        if let Some((thread, _)) = waiting {
+            thread.unpark();
+        }
+    }
+
     /// What has arrived, in the order of its arrival.
     pub(crate) fn take(&self) -> Vec<u64> {
         if !self.any.load(Ordering::Acquire) {
@@ -45,9 +59,10 @@ impl Inbox {
         std::mem::take(&mut arrived.numbers)
     }
 
-    /// Waits until there are so many, `until` is reached, or somebody wakes this thread for another reason.
-    pub(crate) fn wait(&self, wanted: usize, until: Tick) {
-        if wanted == 1 {
+    /// Waits, by `park`, until there are so many, `until` is reached, or somebody wakes this thread for another reason.
+    pub(crate) fn wait(&self, wanted: usize, until: Tick, park: impl Fn(Tick)) {
+        // Where time is virtual, nobody else is at it.
+        if wanted == 1 && !clock::is_virtual() {
             for _ in 0..YIELDS {
                 if self.any.load(Ordering::Acquire) {
                     return;
@@ -57,12 +72,13 @@ impl Inbox {
         }
         {
             let mut arrived = self.arrived.lock();
-            if arrived.numbers.len() >= wanted {
+            if std::mem::take(&mut arrived.nudged) || arrived.numbers.len() >= wanted {
                 return;
             }
             arrived.waiting = Some((sync::current(), wanted));
         }
-        sync::park_until(until);
-        self.arrived.lock().waiting = None;
+        park(until);
+        let mut arrived = self.arrived.lock();
+        (arrived.waiting, arrived.nudged) = (None, false);
     }
 }

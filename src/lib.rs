@@ -464,12 +464,13 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
 //! # Beyond one process
 //!
 //! With the feature `orders`, a job can be data: an `Order` names an operation of a `Catalog` and carries bytes. It runs
-//! like any other job, here (`catalog.job(&order)`) or by way of an `OrderQueue` that a delegator serves: a `MemoryQueue`, or with
-//! the feature `sqlite` a `SqliteQueue`, which survives a `kill -9`. Failures are tried again, what cannot be done becomes a dead
-//! letter, and the leases of a process that dies pass to the next. Every order runs at least once and is settled at most once,
+//! like any other job, here (`catalog.job(&order)`) or by way of an `OrderQueue` that a delegator serves: a `MemoryQueue`, or
+//! with the feature `sqlite` a `SqliteQueue`, which survives a `kill -9`. Failures are tried again, what cannot be done becomes
+//! a dead letter, and the leases of a process that dies pass to the next. Every order runs at least once and is settled at most once,
 //! so operations must bear a repetition; the order's id tells them. The feature `sqlite` needs a C compiler and Rust 1.89.
 //!
 #![cfg_attr(feature = "orders", doc = "See [`OrderQueue`] and [`Delegator::serve`].")]

@@ -194,6 +194,16 @@ impl<T> Queue<T> {
         Ok(())
     }
 
+    /// The same for an item of this priority.
+    pub(crate) fn try_push_at(&self, priority: Priority, item: T) -> Result<(), T> {
+        if priority == Priority::Normal || self.free.is_some() {
+            return self.try_push(item);
+        }
+        self.beside().jobs.push(item, priority)?;
+        self.wake_a_searcher();
+        Ok(())
+    }
+
     /// Puts in as many as there is room for, in order, and takes those off the front. Looks once for somebody to wake: whoever
     /// that is wakes the next, by rule 2.
     pub(crate) fn try_push_all(&self, items: &mut VecDeque<T>) {
@@ -215,16 +225,6 @@ impl<T> Queue<T> {
             }
         }
         self.sender.try_send(item).map_err(|error| error.into_inner())
-    }
-
-    /// The same for an item of this priority.
-    pub(crate) fn try_push_at(&self, priority: Priority, item: T) -> Result<(), T> {
-        if priority == Priority::Normal || self.free.is_some() {
-            return self.try_push(item);
-        }
-        self.beside().jobs.push(item, priority)?;
-        self.wake_a_searcher();
-        Ok(())
     }
 
     #[cold]
@@ -457,8 +457,8 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Puts a submitter in the line of this priority: at its end, or in front if it has been called before and found no room. It must look
-    /// for room and at the phase before it parks.
+    /// Puts a submitter in the line of this priority: at its end, or in front if it has been called before and found no
+    /// room. It must look for room and at the phase before it parks.
     pub(crate) fn line_up(&self, priority: Priority, me: &Arc<Parker>, again: bool) {
         let line = self.line(priority);
         me.notified.store(false, Ordering::Relaxed);

@@ -580,15 +580,21 @@ impl JobSet {
                 continue;
             }
             if self.swept {
-                self.inbox.wait(wanted - self.arrived, until);
+                self.park(wanted, until);
                 continue;
             }
             let listening = self.context.listen(Action::Wake(sync::current()));
             if !self.context.is_done() {
-                self.inbox.wait(wanted - self.arrived, until.min(self.context.deadline_tick()));
+                self.park(wanted, until.min(self.context.deadline_tick()));
             }
             drop(listening);
         }
+    }
+
+    /// Waits for so many of the members that have not arrived, on a thread that may have work of its own to do meanwhile.
+    fn park(&self, wanted: usize, until: Tick) {
+        let engine = &self.submitter.engine;
+        self.inbox.wait(wanted - self.arrived, until, |until| engine.park_until(until));
     }
 
     /// Ends the members that are queued when the context is done. `true` if that is news.

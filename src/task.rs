@@ -24,6 +24,7 @@ use crate::id::JobId;
 use crate::inbox::Inbox;
 use crate::job::{Job, Run};
 use crate::panics::{self, discard};
+use crate::priority::Priority;
 use crate::state::JobState;
 use crate::sync::{
     self, Arc, AtomicU8, AtomicU32, AtomicU64, Mutex, OnceLock, Ordering, Thread, Unshared, Weak,
@@ -80,8 +81,8 @@ pub(crate) struct Task {
     pub(crate) wall: WallOffset,
 
     held: Mutex<Held>,
-    pub(crate) deadline: Tick,
 
+    pub(crate) deadline: Tick,
     state: AtomicU8,
     /// The state to come, once there is an outcome.
     ended: AtomicU8,
@@ -287,6 +288,11 @@ impl Task {
         shown(self.state.load(Ordering::Acquire))
     }
 
+    /// Which jobs that are queued it goes before.
+    pub(crate) fn priority(&self) -> Priority {
+        self.held.lock().extras.as_ref().map(|extras| extras.priority).unwrap_or_default()
+    }
+
     /// Makes a new job one that waits for its time.
     pub(crate) fn schedule(&self, place: Place) {
         let mut held = self.held.lock();
@@ -331,8 +337,10 @@ impl Task {
         self.state.fetch_and(!LATER, Ordering::AcqRel);
         // A worker that waits for it may run it now.
         for waiter in held.waiters.iter().flat_map(|waiters| &waiters.0) {
-            if let Waiter::Thread(thread) = waiter {
-                thread.unpark();
+            match waiter {
+                Waiter::Thread(thread) => thread.unpark(),
+                Waiter::Inbox { inbox, .. } => inbox.nudge(),
+                Waiter::Channel { .. } => {}
             }
         }
         (true, listening)
@@ -601,7 +609,7 @@ impl Task {
     pub(crate) fn report_to(self: &Arc<Self>, inbox: &Arc<Inbox>, number: u64, watched: &Context) {
         let context = {
             let held = self.held.lock();
-            (self.is_queued() && !held.context.ends_with(watched)).then(|| held.context.clone())
+            (self.is_waiting() && !held.context.ends_with(watched)).then(|| held.context.clone())
         };
         let listening = context.map(|context| self.end_with(context));
         if !self.add_waiter(Waiter::Inbox { inbox: Arc::clone(inbox), number, _listening: listening }) {

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{DropFlag, fails, panics, watchdog, yields};
-use workpath::{Context, Delegator, Job, JobState, Manual, Retention, Shutdown, SubmitError};
+use workpath::{
+    Context, Delegator, Event, Job, JobState, Manual, Priority, Retention, Shutdown, SubmitError,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -411,4 +413,101 @@ fn a_failed_test_is_not_made_worse() {
         panic!("the test fails");
     });
     assert!(result.is_err());
+}
+
+#[test]
+fn a_set_is_waited_for_by_running_it() {
+    watchdog(|| {
+        let delegator = Delegator::manual();
+        let mut set = delegator.job_set();
+        set.submit(napping("late", HOUR).with_delay(HOUR)).unwrap();
+        set.submit(yields("early", [1])).unwrap();
+        assert_eq!(set.next_finished(Duration::MAX).unwrap().name(), "early");
+        let start = delegator.now();
+        assert!(set.next_finished(SECOND).is_none());
+        assert_eq!(delegator.now() - start, SECOND);
+        assert_eq!(set.wait_all()[0].run_time(), HOUR);
+        assert_eq!(delegator.now() - start, 2 * HOUR);
+        assert_eq!(delegator.job_set().map("square", 0..500_u32, |_, n| Ok(vec![*n as u8])).count(), 500);
+    });
+}
+
+#[test]
+fn a_job_that_makes_a_set_runs_it_while_it_waits() {
+    watchdog(|| {
+        let delegator = Delegator::manual();
+        let submitter = delegator.submitter();
+        let outer = Job::new("outer", move |_| {
+            let mut set = submitter.job_set();
+            set.submit_all((0..3).map(|_| yields("inner", [])))?;
+            Ok(vec![u8::try_from(set.wait_all().len())?])
+        });
+        assert_eq!(delegator.submit(outer).unwrap().join().unwrap(), [3]);
+    });
+}
+
+#[test]
+fn what_is_due_goes_to_the_level_of_its_priority() {
+    let delegator = Delegator::manual();
+    let diary = Diary::default();
+    // They become due while this one sleeps, and the next has been queued for longer than they have.
+    let _ = delegator.submit(napping("nap", HOUR)).unwrap();
+    let _ = delegator.submit(diary.job("first")).unwrap();
+    for (name, priority) in [("low", Priority::Low), ("normal", Priority::Normal), ("high", Priority::High)] {
+        let _ = delegator.submit(diary.job(name).with_delay(SECOND).with_priority(priority)).unwrap();
+    }
+    delegator.run_until_idle();
+    assert_eq!(diary.read(), ["high", "first", "normal", "low"]);
+}
+
+#[test]
+fn what_is_due_waits_for_room_at_its_own_level() {
+    let delegator = small(1);
+    let mut handles = Vec::new();
+    for priority in [Priority::Low, Priority::Normal, Priority::High] {
+        for _ in 0..5 {
+            let job = yields("later", []).with_delay(SECOND).with_priority(priority);
+            handles.push(delegator.submit(job).unwrap());
+        }
+    }
+    delegator.advance(HOUR);
+    assert!(handles.iter().all(|handle| handle.state() == JobState::Completed));
+
+    let normal = delegator.submit(yields("normal", [])).unwrap();
+    let high =
+        delegator.submit(yields("later", []).with_delay(SECOND).with_priority(Priority::High)).unwrap();
+    let also = delegator.submit(yields("later", []).with_delay(SECOND)).unwrap();
+    let report = delegator.shutdown(Shutdown::cancel());
+    assert_eq!(report.unstarted.len(), 3);
+    assert!([normal, high, also].iter().all(|handle| handle.state() == JobState::Cancelled));
+}
+
+#[test]
+fn a_seed_does_not_undo_priorities() {
+    for seed in 0..20 {
+        let delegator = Delegator::manual().seeded(seed);
+        let diary = Diary::default();
+        for n in 0..4 {
+            let (name, priority) =
+                if n < 2 { ("high", Priority::High) } else { ("normal", Priority::Normal) };
+            let _ = delegator.submit(diary.job(name).with_priority(priority)).unwrap();
+        }
+        delegator.run_until_idle();
+        assert_eq!(diary.read(), ["high", "high", "normal", "normal"], "seed {seed}");
+    }
+}
+
+#[test]
+fn subscribers_hear_of_everything_up_to_the_end() {
+    watchdog(|| {
+        let delegator = Delegator::manual();
+        let events = delegator.subscribe(100);
+        let _ = delegator.submit(yields("work", [])).unwrap();
+        delegator.shutdown(Shutdown::drain());
+        let told: Vec<_> = events.iter().collect();
+        assert!(matches!(
+            &told[..],
+            [Event::Submitted { .. }, Event::ShuttingDown, Event::Started { .. }, Event::Finished(_)]
+        ));
+    });
 }

@@ -272,3 +272,13 @@ fn an_order_past_its_deadline_is_not_run() {
         assert_eq!((result, runs.get()), (Some(Err("deadline exceeded".into())), 0));
     });
 }
+
+#[test]
+fn a_manual_delegator_refuses_to_serve_and_runs_the_jobs_of_orders() {
+    let catalog = Catalog::new().with("work", |_, _| Ok(vec![7]));
+    let delegator = Delegator::manual();
+    let error = delegator.serve(&MemoryQueue::new(), &catalog, Serve::options()).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);
+    let job = catalog.job(&Order::new("work")).unwrap();
+    assert_eq!(delegator.submit(job).unwrap().join().unwrap(), [7]);
+}

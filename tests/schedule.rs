@@ -146,6 +146,35 @@ fn a_worker_that_waits_for_one_runs_it_when_it_is_due() {
 }
 
 #[test]
+fn a_set_on_the_only_worker_runs_a_member_when_it_is_due() {
+    watchdog(|| {
+        for _ in 0..20 {
+            let delegator = delegator(1);
+            let submitter = delegator.submitter();
+            let outer = Job::new("outer", move |_| {
+                let mut set = submitter.job_set();
+                set.submit(later(Duration::from_millis(1)))?;
+                set.submit(later(Duration::from_millis(2)))?;
+                Ok(vec![u8::try_from(set.wait_all().len())?])
+            });
+            assert_eq!(delegator.submit(outer).unwrap().join().unwrap(), [2]);
+        }
+    });
+}
+
+#[test]
+fn a_set_hears_of_a_scheduled_member_that_ends_at_its_deadline() {
+    watchdog(|| {
+        let delegator = delegator(1);
+        let busy = occupy(&delegator);
+        let mut set = delegator.job_set();
+        set.submit(later(HOUR).with_timeout(Duration::from_millis(5))).unwrap();
+        assert_eq!(set.wait_all()[0].state(), JobState::TimedOut);
+        busy.release();
+    });
+}
+
+#[test]
 fn threads_keep_the_time_and_wait_for_room() {
     watchdog(|| {
         let delegator = Delegator::builder().workers(1).queue_capacity(1).build().unwrap();

@@ -311,7 +311,7 @@ impl Hand {
         let turns = (mixed ^ (mixed >> 31)) % (queue.len().max(1) as u64);
         for _ in 0..turns {
             let Some(task) = queue.try_pop() else { return };
-            if let Err(task) = queue.try_push(task) {
+            if let Err(task) = queue.try_push_at(task.priority(), task) {
                 // Somebody else took the place meanwhile.
                 self.worker.act(|worker| worker.execute_inline(task));
             }
@@ -333,7 +333,7 @@ impl Driven for Hand {
         let queue = &self.engine.queue;
         let is_over = match queue.phase() {
             Phase::Open => false,
-            Phase::Draining => queue.is_empty() && self.engine.agenda.lock().waiting.is_empty(),
+            Phase::Draining => queue.is_empty() && !self.engine.agenda.lock().awaits_room(),
             Phase::Stopped => true,
         };
         if self.busy.get() || !is_over || self.stopped.replace(true) {

@@ -160,8 +160,9 @@ impl Delegator {
     /// Submits many jobs for less than as many calls cost, and waits for room as [`submit`](Delegator::submit) does. The handles
     /// come in the order of the jobs.
     ///
-    /// The iterator is run to its end before the first job is submitted, so a million jobs are a million in memory. Per 32 jobs it takes one look at the clock, one at the workers and, where one
-    /// sleeps, one wake-up.
+    /// The iterator is run to its end before the first job is submitted, so a million jobs are a million in memory. Per 32
+    /// jobs it takes one look at the clock, one at the workers and, where one sleeps, one wake-up; while somebody
+    /// [subscribes](Delegator::subscribe), each job goes in by itself.
     ///
     /// # Errors
     ///

@@ -128,8 +128,8 @@ pub struct ShutdownReport {
     pub failed: usize,
     /// Jobs that were cancelled, by the shutdown or by others, other than the unstarted ones.
     pub cancelled: usize,
-    /// Jobs that were still queued or scheduled: their handles say cancelled, and here they are, with their ids, to be submitted to
-    /// another delegator.
+    /// Jobs that were still queued or scheduled: their handles say cancelled, and here they are, with their ids, to be
+    /// submitted to another delegator.
     pub unstarted: Vec<Job>,
     /// Jobs whose operation did not return in time, each with the worker it keeps. A worker that is in a job inside another
     /// is here with both.

@@ -7,7 +7,8 @@ use crate::sync::Ordering;
 
 /// The numbers of a delegator at one moment.
 ///
-/// `submitted = scheduled + queued + running + completed + failed + panicked + cancelled + timed_out` whenever nothing is changing.
+/// `submitted = scheduled + queued + running + completed + failed + panicked + cancelled + timed_out` whenever nothing is
+/// changing.
 ///
 /// # Examples
 ///

@@ -174,6 +174,7 @@ fn serve(
     }
 }
 
+/// Does what has become due.
 fn look_around(engine: &Weak<Engine>) {
     let Some(engine) = engine.upgrade() else { return };
     engine.look_around(Tick::now());

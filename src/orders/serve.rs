@@ -22,6 +22,7 @@ use super::queue::{Lease, LeaseToken, OrderQueue, QueueError, Renewal, Settlemen
 use crate::clock::Tick;
 use crate::context::Context;
 use crate::delegator::{Delegator, Shutdown, ShutdownReport, SubmitError, Submitter, WorkerStatus};
+use crate::driver;
 use crate::error::Error;
 use crate::handle::JobHandle;
 use crate::id::JobId;
@@ -723,7 +724,8 @@ impl Delegator {
     ///
     /// # Errors
     ///
-    /// What keeps the threads from being started.
+    /// What keeps the threads from being started; [`Unsupported`](io::ErrorKind::Unsupported) for a
+    /// [`Manual`](crate::Manual) delegator, which runs nothing by itself.
     ///
     /// # Examples
     ///
@@ -734,6 +736,10 @@ impl Delegator {
         catalog: &Catalog,
         options: Serve,
     ) -> io::Result<Serving> {
+        if driver::drives(std::ptr::from_ref(&*self.submitter().engine).cast()) {
+            let text = "a manual delegator runs nothing by itself, and cannot serve: use Catalog::job";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
         let workers = self.workers();
         let name =
             workers.first().and_then(|worker| worker.thread_name.strip_suffix("-0")).unwrap_or("workpath");
