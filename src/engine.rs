@@ -20,7 +20,7 @@ use crate::record::JobRecord;
 use crate::registry::{Evicted, Registry};
 use crate::sync::channel::Sender;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, Padded, Weak, thread_local};
-use crate::task::{Captures, Owner, Task};
+use crate::task::{Captures, Task};
 
 /// How many cells travel from a worker to a submitter at a time.
 pub(crate) const BATCH: usize = 32;
@@ -46,7 +46,7 @@ pub(crate) struct Engine {
     pub(crate) unstarted: Mutex<Vec<Job>>,
     cells: Cells,
     /// Itself, for the jobs to refer to.
-    weak: Weak<dyn Owner>,
+    weak: Weak<Engine>,
 }
 
 /// A worker as others see it.
@@ -251,37 +251,30 @@ impl Engine {
     pub(crate) fn running(&self) -> usize {
         self.slots.iter().map(Slot::depth).sum()
     }
-}
 
-impl Drop for Engine {
-    /// Jobs that were handed back when nobody was there to take them.
-    fn drop(&mut self) {
-        for job in self.unstarted.get_mut().drain(..) {
-            discard("a job that was handed back", job);
-        }
-    }
-}
-
-impl Owner for Engine {
-    fn file(&self, task: Arc<Task>, flags: u8) {
+    /// Counts a job whose outcome is settled, keeps its record, and publishes it with these flags.
+    pub(crate) fn file(&self, task: Arc<Task>, flags: u8) {
         if let Some(outcome) = task.outcome() {
             self.latencies.record_unstarted(task.created, outcome.completed);
         }
         self.finish(task, flags).discard();
     }
 
-    fn forget(&self, place: Place) {
+    /// Takes the place of a job that has ended out of the agenda.
+    pub(crate) fn forget(&self, place: Place) {
         // In this order: it is idle only when the job is filed.
         self.registry.begin_submission();
         let entry = self.agenda.lock().remove(place);
         drop(entry);
     }
 
-    fn forget_later(&self) {
+    /// Counts a scheduled job that has ended, but stays in the agenda for the rest of its time.
+    pub(crate) fn forget_later(&self) {
         self.registry.begin_submission();
     }
 
-    fn cancel_running(&self, task: &Arc<Task>, cause: Option<Cause>) -> bool {
+    /// Cancels the context of a running job. `false` if its operation has returned.
+    pub(crate) fn cancel_running(&self, task: &Arc<Task>, cause: Option<Cause>) -> bool {
         let scope =
             task.worker().and_then(|worker| self.slots.get(worker)).and_then(|slot| slot.scope_of(task));
         match scope {
@@ -294,6 +287,15 @@ impl Owner for Engine {
                 discard("the cause of a cancel", cause);
                 false
             }
+        }
+    }
+}
+
+impl Drop for Engine {
+    /// Jobs that were handed back when nobody was there to take them.
+    fn drop(&mut self) {
+        for job in self.unstarted.get_mut().drain(..) {
+            discard("a job that was handed back", job);
         }
     }
 }

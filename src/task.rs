@@ -18,6 +18,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::clock::{Tick, WallOffset};
 use crate::context::{Action, Context, End, Ended, Listening, Scope};
 use crate::driver;
+use crate::engine::Engine;
 use crate::error::{Cause, Error};
 use crate::extras::{Extras, Place};
 use crate::id::JobId;
@@ -56,21 +57,6 @@ const NEAR: Duration = Duration::from_millis(10);
 
 const NO_WORKER: u32 = u32::MAX;
 
-/// Where a job belongs: who keeps its record and knows what runs.
-pub(crate) trait Owner: Send + Sync {
-    /// Counts a job whose outcome is settled, keeps its record, and publishes it with these flags.
-    fn file(&self, task: Arc<Task>, flags: u8);
-
-    /// Takes the place of a job that has ended out of the agenda.
-    fn forget(&self, place: Place);
-
-    /// Counts a scheduled job that has ended, but stays in the agenda for the rest of its time.
-    fn forget_later(&self);
-
-    /// Cancels the context of a running job. `false` if its operation has returned.
-    fn cancel_running(&self, task: &Arc<Task>, cause: Option<Cause>) -> bool;
-}
-
 /// The order of the fields is that of their use, in groups of 64 bytes on 64-bit machines: with the reference counts, what
 /// only submitters and readers of records touch; what a worker takes and gives; the rest. So a worker that runs a job
 /// fetches two or three cache lines of it, and none of them is the one with the counts.
@@ -95,7 +81,8 @@ pub(crate) struct Task {
     started: AtomicU64,
     outcome: OnceLock<Outcome>,
 
-    owner: Option<Weak<dyn Owner>>,
+    /// Who keeps its record and knows what runs.
+    owner: Option<Weak<Engine>>,
 }
 
 struct Held {
@@ -154,7 +141,7 @@ pub(crate) struct Captures {
 }
 
 impl Task {
-    pub(crate) fn new(job: Job, by_default: bool, owner: Weak<dyn Owner>) -> Task {
+    pub(crate) fn new(job: Job, by_default: bool, owner: Weak<Engine>) -> Task {
         let Job { id, name, created, wall, operation, context, extras } = job;
         Task {
             id,
@@ -179,7 +166,7 @@ impl Task {
     }
 
     /// Makes the cell of an evicted record the cell of this job.
-    pub(crate) fn refill(&mut self, job: Job, by_default: bool, owner: &Weak<dyn Owner>) {
+    pub(crate) fn refill(&mut self, job: Job, by_default: bool, owner: &Weak<Engine>) {
         let Job { id, name, created, wall, operation, context, extras } = job;
         self.id = id;
         self.name = name;
@@ -236,12 +223,12 @@ impl Task {
         }
     }
 
-    pub(crate) fn owner(&self) -> Option<Arc<dyn Owner>> {
+    pub(crate) fn owner(&self) -> Option<Arc<Engine>> {
         self.owner.as_ref()?.upgrade()
     }
 
     /// Whether this is the owner; an address is compared, nothing is counted.
-    pub(crate) fn is_owned_by<T>(&self, owner: &Arc<T>) -> bool {
+    pub(crate) fn is_owned_by(&self, owner: &Arc<Engine>) -> bool {
         self.owner.as_ref().is_some_and(|own| std::ptr::addr_eq(Weak::as_ptr(own), Arc::as_ptr(owner)))
     }
 
