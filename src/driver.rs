@@ -9,8 +9,8 @@ use crate::sync;
 /// Something whose work is done by the thread that waits for it.
 pub(crate) trait Driven {
     /// Runs one job, if there is one that can run now. Never one inside another of the same delegator.
-    fn step(&self) -> bool {
-        false
+    fn step(&self) -> Stepped {
+        Stepped::Idle
     }
 
     /// Ends the work for good, if nothing is left to do and nothing will come. `true` the first time.
@@ -28,6 +28,15 @@ pub(crate) trait Driven {
     fn drives(&self, _owner: *const ()) -> bool {
         false
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stepped {
+    /// There was nothing to do.
+    Idle,
+    /// No job could run, but the queue has room where jobs were that had ended in it.
+    Cleared,
+    Ran,
 }
 
 std::thread_local! {
@@ -54,7 +63,7 @@ pub(crate) fn drives(owner: *const ()) -> bool {
 
 /// Runs one job of any delegator of this thread that is not in one.
 pub(crate) fn step() -> bool {
-    all().iter().any(|driven| driven.step())
+    all().iter().any(|driven| driven.step() == Stepped::Ran)
 }
 
 /// Has the delegators of this thread that are shut down and have nothing left to do come to their end. `true` if one did.
@@ -113,7 +122,8 @@ fn wait(until: Tick, owner: Option<*const ()>) {
             let passed = clock::real_now().since(begun).unwrap_or_default();
             return clock::pass_to(Tick::now().after(passed));
         }
-        if step() || leave() {
+        // Whoever waits looks again after any of this, before time passes.
+        if all().iter().any(|driven| driven.step() != Stepped::Idle) || leave() {
             return;
         }
     }

@@ -218,3 +218,11 @@ fn an_iterator_that_panics_has_submitted_nothing() {
     assert!(catch_unwind(AssertUnwindSafe(|| delegator.submit_all(broken))).is_err());
     assert_eq!(delegator.stats().submitted, 0);
 }
+
+#[test]
+fn a_default_timeout_of_zero_ends_all_at_once() {
+    let delegator = Delegator::builder().workers(1).default_timeout(Duration::ZERO).build().unwrap();
+    let handles = delegator.submit_all(numbered(3)).unwrap();
+    assert_eq!(delegator.stats().timed_out, 3, "before anybody looks at them");
+    assert!(handles.iter().all(|handle| handle.state() == JobState::TimedOut));
+}

@@ -272,6 +272,18 @@ fn a_submit_to_a_full_queue_runs_the_queue() {
 }
 
 #[test]
+fn a_submit_finds_the_places_of_jobs_that_have_ended_before_any_time_passes() {
+    let delegator = small(2);
+    let start = delegator.now();
+    for handle in [(); 2].map(|()| delegator.submit(yields("cancelled", [])).unwrap()) {
+        assert!(handle.cancel());
+    }
+    let handle = delegator.submit(yields("work", [1])).unwrap();
+    assert_eq!(delegator.now(), start);
+    assert_eq!(handle.join().unwrap(), [1]);
+}
+
+#[test]
 fn a_submit_from_a_job_onto_a_full_queue_runs_the_job() {
     let (delegator, diary) = (small(1), Diary::default());
     let (submitter, inner) = (delegator.submitter(), diary.clone());

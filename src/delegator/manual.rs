@@ -11,7 +11,7 @@ use super::shutdown::Closing;
 use super::thread::{self, Plan};
 use crate::clock::{self, Tick};
 use crate::context;
-use crate::driver::{self, Driven};
+use crate::driver::{self, Driven, Stepped};
 use crate::engine::Engine;
 use crate::panics::discard;
 use crate::queue::Phase;
@@ -169,10 +169,11 @@ impl Manual {
     /// assert!(!Delegator::manual().step());
     /// ```
     pub fn step(&self) -> bool {
-        self.seat.0.step() || {
+        let ran = self.seat.0.step() == Stepped::Ran;
+        if !ran {
             driver::leave();
-            false
         }
+        ran
     }
 
     /// Runs what can run now, jobs that it submits included, and says how many jobs it ran. The clock moves only if jobs
@@ -280,22 +281,24 @@ struct Hand {
 
 impl Hand {
     /// Runs the next job if there is one.
-    fn work(&self) -> bool {
+    fn work(&self) -> Stepped {
         let queue = &self.engine.queue;
+        let mut nothing = Stepped::Idle;
         loop {
             self.fire(Tick::now());
             if queue.phase() == Phase::Stopped {
-                return false;
+                return nothing;
             }
             self.shuffle();
             let next = if queue.phase() == Phase::Open { queue.try_pop() } else { self.engine.take_left() };
-            let Some(task) = next else { return false };
+            let Some(task) = next else { return nothing };
             let runs = task.look() == JobState::Queued;
             self.worker.act(|worker| worker.execute_inline(task));
             queue.offer();
             if runs {
-                return true;
+                return Stepped::Ran;
             }
+            nothing = Stepped::Cleared;
         }
     }
 
@@ -320,13 +323,13 @@ impl Hand {
 }
 
 impl Driven for Hand {
-    fn step(&self) -> bool {
+    fn step(&self) -> Stepped {
         if self.busy.replace(true) {
-            return false;
+            return Stepped::Idle;
         }
-        let ran = self.work();
+        let stepped = self.work();
         self.busy.set(false);
-        ran
+        stepped
     }
 
     fn leave(&self) -> bool {

@@ -270,8 +270,9 @@ fn accept_all(
 fn admit_run(engine: &Engine, jobs: &mut VecDeque<Job>) -> VecDeque<Arc<Task>> {
     let mut run = VecDeque::new();
     let most = engine.queue.room(Priority::Normal).min(jobs.len()).min(RUN);
-    // Subscribers are told of each job on its own.
-    if most < 2 || engine.queue.phase() != Phase::Open || engine.events.is_watched() {
+    // Subscribers are told of each job on its own; a job without any time is ended on its own.
+    let special = engine.events.is_watched() || engine.default_timeout == Some(Duration::ZERO);
+    if most < 2 || special || engine.queue.phase() != Phase::Open {
         return run;
     }
     let now = Tick::now();

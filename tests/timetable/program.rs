@@ -1,0 +1,134 @@
+//! What a program consists of.
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+/// Times are milliseconds.
+pub(crate) type Time = u64;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) capacity: usize,
+    pub(crate) default_timeout: Option<Time>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Spec {
+    /// Low, normal, high.
+    pub(crate) priority: usize,
+    pub(crate) delay: Option<Time>,
+    pub(crate) timeout: Option<Time>,
+    pub(crate) script: Vec<Act>,
+    pub(crate) ending: Ending,
+}
+
+/// What an operation does.
+#[derive(Clone, Debug)]
+pub(crate) enum Act {
+    Sleep(Time),
+    Submit(Child),
+    /// Cancels one of all the jobs that there are, itself included.
+    Cancel(usize),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Child {
+    pub(crate) spec: Spec,
+    /// Under the context of the job that submits it.
+    pub(crate) derived: bool,
+    pub(crate) waited: bool,
+    pub(crate) tries: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Ending {
+    Succeeds,
+    /// Unless its context is done.
+    Obeys,
+    Fails,
+    Panics,
+}
+
+/// What is done to the delegator from outside.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Submit(Spec),
+    Try(Spec),
+    SubmitAll(Vec<Spec>),
+    /// Submits them as a set, and waits for all.
+    Set(Vec<Spec>),
+    Cancel(usize),
+    Look(usize),
+    Wait(usize),
+    Step,
+    RunUntilIdle,
+    Advance(Time),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Program {
+    pub(crate) steps: Vec<Step>,
+    /// How it ends: cancelled or drained.
+    pub(crate) cancel: bool,
+}
+
+fn times() -> impl Strategy<Value = Time> {
+    prop_oneof![Just(0), Just(1), (1_u64..8).prop_map(|n| n * 10), Just(500)]
+}
+
+fn endings() -> impl Strategy<Value = Ending> {
+    prop_oneof![
+        4 => Just(Ending::Succeeds),
+        3 => Just(Ending::Obeys),
+        1 => Just(Ending::Fails),
+        1 => Just(Ending::Panics),
+    ]
+}
+
+fn specs(script: impl Strategy<Value = Vec<Act>>) -> impl Strategy<Value = Spec> {
+    let priority = prop_oneof![3 => Just(1_usize), 1 => Just(0), 1 => Just(2)];
+    let limits = (option::weighted(0.3, times()), option::weighted(0.3, times()));
+    (priority, limits, script, endings()).prop_map(|(priority, (delay, timeout), script, ending)| Spec {
+        priority,
+        delay,
+        timeout,
+        script,
+        ending,
+    })
+}
+
+fn scripts() -> impl Strategy<Value = Vec<Act>> {
+    let leaf =
+        vec(prop_oneof![4 => times().prop_map(Act::Sleep), 1 => any::<usize>().prop_map(Act::Cancel)], 0..3);
+    leaf.prop_recursive(2, 6, 2, |inner| {
+        let child = (specs(inner), any::<bool>(), any::<bool>(), any::<bool>())
+            .prop_map(|(spec, derived, waited, tries)| Act::Submit(Child { spec, derived, waited, tries }));
+        let act = prop_oneof![
+            2 => times().prop_map(Act::Sleep),
+            3 => child,
+            1 => any::<usize>().prop_map(Act::Cancel),
+        ];
+        vec(act, 0..4)
+    })
+}
+
+pub(crate) fn programs() -> impl Strategy<Value = (Setup, Program)> {
+    let setup = (prop_oneof![1_usize..4, Just(100)], option::weighted(0.2, times()))
+        .prop_map(|(capacity, default_timeout)| Setup { capacity, default_timeout });
+    let job = || specs(scripts());
+    let step = prop_oneof![
+        6 => job().prop_map(Step::Submit),
+        4 => job().prop_map(Step::Try),
+        1 => vec(job(), 0..5).prop_map(Step::SubmitAll),
+        1 => vec(job(), 0..4).prop_map(Step::Set),
+        2 => any::<usize>().prop_map(Step::Cancel),
+        1 => any::<usize>().prop_map(Step::Look),
+        1 => any::<usize>().prop_map(Step::Wait),
+        3 => Just(Step::Step),
+        1 => Just(Step::RunUntilIdle),
+        3 => times().prop_map(Step::Advance),
+    ];
+    let program = (vec(step, 1..25), any::<bool>()).prop_map(|(steps, cancel)| Program { steps, cancel });
+    (setup, program)
+}

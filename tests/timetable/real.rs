@@ -1,0 +1,331 @@
+//! Runs a program on a manual delegator and compares.
+
+use std::panic;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use workpath::{
+    Context, Delegator, Error, Job, JobHandle, JobId, JobState, Manual, Priority, Shutdown, SubmitError,
+    Submitter,
+};
+
+use crate::model::{Model, Stage};
+use crate::program::{Act, Child, Ending, Program, Setup, Spec, Step, Time};
+
+macro_rules! ensure {
+    ($holds:expr, $($what:tt)+) => {
+        if !$holds {
+            return Err(format!($($what)+));
+        }
+    };
+}
+
+/// Planned panics make no noise.
+pub(crate) fn hush() {
+    let loud = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if info.payload().downcast_ref::<&str>() != Some(&"planned") {
+            loud(info);
+        }
+    }));
+}
+
+/// All jobs that were ever made, in the order of their submission.
+#[derive(Clone)]
+struct Made {
+    submitter: Submitter,
+    jobs: Arc<Mutex<Vec<(JobId, Option<JobHandle>)>>>,
+}
+
+impl Made {
+    fn lock(&self) -> MutexGuard<'_, Vec<(JobId, Option<JobHandle>)>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a place before the submission, for a job may run inside it and submit others.
+    fn submit(&self, job: Job, how: impl FnOnce(Job) -> Result<JobHandle, SubmitError>) -> Option<JobHandle> {
+        let number = {
+            let mut jobs = self.lock();
+            jobs.push((job.id(), None));
+            jobs.len() - 1
+        };
+        let handle = how(job).ok();
+        self.lock()[number].1.clone_from(&handle);
+        handle
+    }
+
+    fn cancel(&self, which: usize) {
+        let handle = {
+            let jobs = self.lock();
+            jobs[which % jobs.len()].1.clone()
+        };
+        if let Some(handle) = handle {
+            handle.cancel();
+        }
+    }
+
+    fn job(&self, spec: &Spec) -> Job {
+        let (made, script, ending) = (self.clone(), spec.script.clone(), spec.ending);
+        let mut job = Job::new("timed", move |ctx| made.run(ctx, &script, ending))
+            .with_priority([Priority::Low, Priority::Normal, Priority::High][spec.priority]);
+        if let Some(delay) = spec.delay {
+            job = job.with_delay(Duration::from_millis(delay));
+        }
+        if let Some(timeout) = spec.timeout {
+            job = job.with_timeout(Duration::from_millis(timeout));
+        }
+        job
+    }
+
+    fn run(&self, ctx: &Context, script: &[Act], ending: Ending) -> Result<Vec<u8>, Error> {
+        for act in script {
+            match act {
+                Act::Sleep(time) => {
+                    let slept = ctx.sleep(Duration::from_millis(*time));
+                    if ending == Ending::Obeys {
+                        slept?;
+                    }
+                }
+                Act::Submit(child) => self.nest(ctx, child),
+                Act::Cancel(which) => self.cancel(*which),
+            }
+        }
+        match ending {
+            Ending::Succeeds => Ok(Vec::new()),
+            Ending::Obeys => ctx.check().map(|()| Vec::new()),
+            Ending::Fails => Err("fails".into()),
+            Ending::Panics => panic!("planned"),
+        }
+    }
+
+    fn nest(&self, ctx: &Context, child: &Child) {
+        let mut job = self.job(&child.spec);
+        if child.derived {
+            job = job.with_context(ctx);
+        }
+        let handle = self.submit(job, |job| {
+            if child.tries { self.submitter.try_submit(job) } else { self.submitter.submit(job) }
+        });
+        if let Some(handle) = handle.filter(|_| child.waited) {
+            handle.wait();
+        }
+    }
+}
+
+struct Real {
+    delegator: Manual,
+    made: Made,
+    start: Instant,
+    model: Model,
+}
+
+pub(crate) fn run(setup: &Setup, program: &Program) -> Result<(), String> {
+    let mut builder = Delegator::builder().queue_capacity(setup.capacity);
+    if let Some(timeout) = setup.default_timeout {
+        builder = builder.default_timeout(Duration::from_millis(timeout));
+    }
+    let delegator = builder.manual().map_err(|error| error.to_string())?;
+    let made = Made { submitter: delegator.submitter(), jobs: Arc::default() };
+    let start = delegator.now();
+    let mut real = Real { delegator, made, start, model: Model::new(setup) };
+    for (number, step) in program.steps.iter().enumerate() {
+        let what = |what: String| format!("at step {number}, {step:?}: {what}");
+        real.step(step).and_then(|()| real.compare()).map_err(what)?;
+    }
+    real.shut_down(program.cancel).map_err(|what| format!("at the end: {what}"))
+}
+
+impl Real {
+    fn step(&mut self, step: &Step) -> Result<(), String> {
+        let (made, model) = (&self.made, &mut self.model);
+        let pick = |which: usize| which.checked_rem(model.jobs.len());
+        match step {
+            Step::Submit(spec) => {
+                model.submit(spec);
+                made.submit(made.job(spec), |job| self.delegator.submit(job));
+            }
+            Step::Try(spec) => {
+                model.try_submit(spec);
+                made.submit(made.job(spec), |job| self.delegator.try_submit(job));
+            }
+            Step::SubmitAll(specs) => {
+                model.try_submit_all(specs);
+                let jobs: Vec<Job> = specs.iter().map(|spec| made.job(spec)).collect();
+                made.lock().extend(jobs.iter().map(|job| (job.id(), None)));
+                let submitted = self.delegator.try_submit_all(jobs);
+                let handles = submitted.unwrap_or_else(|error| error.accepted);
+                let mut jobs = made.lock();
+                for handle in handles {
+                    if let Some((_, place)) = jobs.iter_mut().find(|(id, _)| *id == handle.id()) {
+                        *place = Some(handle);
+                    }
+                }
+            }
+            Step::Set(specs) => {
+                let mut members = Vec::new();
+                let mut set = self.delegator.job_set();
+                for spec in specs {
+                    let member = model.submit_to_set(spec);
+                    model.watch(member);
+                    members.push(member);
+                    let job = made.job(spec);
+                    made.lock().push((job.id(), None));
+                    set.submit(job).map_err(|error| error.to_string())?;
+                }
+                model.wait_for_set(&members);
+                let states: Vec<JobState> = set.wait_all().iter().map(|record| record.state()).collect();
+                let expected: Vec<JobState> =
+                    members.iter().filter_map(|k| state_of(model.jobs[*k].stage)).collect();
+                ensure!(states == expected, "a set of {states:?} instead of {expected:?}");
+            }
+            Step::Cancel(which) => {
+                if let Some(k) = pick(*which) {
+                    model.cancel(k);
+                    made.cancel(*which);
+                }
+            }
+            Step::Look(which) => {
+                if let Some(k) = pick(*which) {
+                    model.look(k);
+                    let handle = made.lock()[k].1.clone();
+                    if let Some(state) = handle.map(|handle| handle.state()) {
+                        let expected = state_of(model.jobs[k].stage);
+                        ensure!(Some(state) == expected, "job {k} is {state} instead of {expected:?}");
+                    }
+                }
+            }
+            Step::Wait(which) => {
+                if let Some(k) = pick(*which) {
+                    let handle = made.lock()[k].1.clone();
+                    if let Some(handle) = handle {
+                        model.wait(k);
+                        handle.wait();
+                    }
+                }
+            }
+            Step::Step => {
+                let (ran, expected) = (self.delegator.step(), model.step());
+                ensure!(ran == expected, "ran a job: {ran}");
+            }
+            Step::RunUntilIdle => {
+                let expected = std::iter::from_fn(|| model.step().then_some(())).count();
+                let ran = self.delegator.run_until_idle();
+                ensure!(ran == expected, "ran {ran} jobs instead of {expected}");
+            }
+            Step::Advance(time) => {
+                let expected = model.advance(*time);
+                let ran = self.delegator.advance(Duration::from_millis(*time));
+                ensure!(ran == expected, "ran {ran} jobs instead of {expected}");
+            }
+        }
+        Ok(())
+    }
+
+    fn time(&self, at: Instant) -> Time {
+        Time::try_from((at - self.start).as_nanos().div_ceil(1_000_000)).unwrap_or(Time::MAX)
+    }
+
+    /// Looks at nothing that a look would change.
+    fn compare(&self) -> Result<(), String> {
+        let model = &self.model;
+        let now = self.delegator.now() - self.start;
+        ensure!(now == Duration::from_millis(model.now), "it is {now:?} instead of {} ms", model.now);
+
+        let stats = self.delegator.stats();
+        let found = [
+            stats.scheduled as u64,
+            stats.queued as u64,
+            stats.running as u64,
+            stats.submitted,
+            stats.completed,
+            stats.failed,
+            stats.panicked,
+            stats.cancelled,
+            stats.timed_out,
+            stats.rejected,
+        ];
+        let count = |stage| model.count(stage) as u64;
+        let expected = [
+            count(Stage::Scheduled),
+            count(Stage::Queued),
+            count(Stage::Running),
+            model.accepted,
+            count(Stage::Completed),
+            count(Stage::Failed),
+            count(Stage::Panicked),
+            count(Stage::Cancelled),
+            count(Stage::TimedOut),
+            model.rejected,
+        ];
+        ensure!(found == expected, "{stats:?} instead of {expected:?}");
+        let places = [stats.places.low, stats.places.normal, stats.places.high];
+        ensure!(places == model.places(), "{places:?} taken instead of {:?}", model.places());
+
+        let records = self.delegator.registry().records();
+        let made = self.made.lock();
+        let number = |id: JobId| made.iter().position(|(made, _)| *made == id);
+        let order: Vec<_> = records.iter().map(|record| number(record.id())).collect();
+        let expected: Vec<_> = model.filed.iter().copied().map(Some).collect();
+        ensure!(order == expected, "jobs ended in the order {order:?} instead of {expected:?}");
+        for (record, k) in records.iter().zip(&model.filed) {
+            let job = &model.jobs[*k];
+            ensure!(
+                Some(record.state()) == state_of(job.stage),
+                "job {k} is {} instead of {:?}",
+                record.state(),
+                job.stage
+            );
+            let ran = job.started.map_or(0, |started| job.ended.unwrap_or(started) - started);
+            ensure!(
+                record.run_time() == Duration::from_millis(ran)
+                    && record.started_at().is_some() == job.started.is_some(),
+                "job {k} ran for {:?} instead of {ran} ms",
+                record.run_time()
+            );
+        }
+        Ok(())
+    }
+
+    fn shut_down(mut self, cancel: bool) -> Result<(), String> {
+        let how = if cancel { Shutdown::cancel() } else { Shutdown::drain() };
+        let before = [Stage::Completed, Stage::Cancelled].map(|stage| self.model.count(stage));
+        self.model.shut_down(cancel);
+        let report = self.delegator.shutdown(how);
+        let after = [Stage::Completed, Stage::Cancelled].map(|stage| self.model.count(stage));
+        let unstarted: Vec<JobId> = report.unstarted.iter().map(Job::id).collect();
+        let made = self.made.lock();
+        let expected: Vec<JobId> = self.model.unstarted.iter().map(|k| made[*k].0).collect();
+        let (mut found, mut wanted) = (unstarted.clone(), expected.clone());
+        found.sort_unstable();
+        wanted.sort_unstable();
+        ensure!(found == wanted, "{} jobs handed back instead of {}", found.len(), wanted.len());
+        ensure!(
+            report.completed == after[0] - before[0]
+                && report.cancelled == after[1] - before[1] - unstarted.len()
+                && report.stuck.is_empty(),
+            "{report:?} instead of {before:?} and then {after:?}"
+        );
+        for (k, (_, handle)) in made.iter().enumerate() {
+            let Some(handle) = handle else { continue };
+            let (state, expected) = (handle.state(), state_of(self.model.jobs[k].stage));
+            ensure!(Some(state) == expected, "job {k} is {state} instead of {expected:?}");
+        }
+        let ended = self.delegator.now();
+        ensure!(self.time(ended) == self.model.now, "it ends at {:?}", ended - self.start);
+        Ok(())
+    }
+}
+
+fn state_of(stage: Stage) -> Option<JobState> {
+    match stage {
+        Stage::Scheduled => Some(JobState::Scheduled),
+        Stage::Queued => Some(JobState::Queued),
+        Stage::Running => Some(JobState::Running),
+        Stage::Completed => Some(JobState::Completed),
+        Stage::Failed => Some(JobState::Failed),
+        Stage::Panicked => Some(JobState::Panicked),
+        Stage::Cancelled => Some(JobState::Cancelled),
+        Stage::TimedOut => Some(JobState::TimedOut),
+        Stage::Outside => None,
+    }
+}
