@@ -536,6 +536,7 @@ mod latency;
 mod models;
 #[cfg(all(feature = "orders", not(any(loom, shuttle))))]
 mod orders;
+mod notes;
 mod panics;
 mod priority;
 mod queue;
@@ -544,6 +545,7 @@ mod record;
 mod registry;
 mod set;
 mod state;
+mod status;
 mod sync;
 mod task;
 #[cfg(feature = "trace")]
@@ -554,7 +556,6 @@ pub use builder::{BuildError, Builder};
 pub use context::{Canceller, Context, OnDone};
 pub use delegator::{
     Delegator, Manual, Places, Shutdown, ShutdownReport, Stats, SubmitAllError, SubmitError, Submitter,
-    WorkerStatus,
 };
 pub use error::{Error, ErrorKind, SubmitErrorKind};
 pub use events::Event;
@@ -562,6 +563,7 @@ pub use handle::JobHandle;
 pub use id::{JobId, ParseJobIdError};
 pub use job::{Job, Operation};
 pub use latency::{Latencies, Latency};
+pub use notes::{Checkpoint, Progress};
 #[cfg(all(feature = "orders", not(any(loom, shuttle))))]
 pub use orders::{
     Catalog, DeadLetter, DecodeError, Lease, LeaseToken, MemoryQueue, Order, OrderQueue, OrderResult,
@@ -574,6 +576,7 @@ pub use record::JobRecord;
 pub use registry::{Registry, Retention};
 pub use set::{JobMap, JobSet};
 pub use state::JobState;
+pub use status::WorkerStatus;
 
 /// The programs in the README are tests, too.
 #[cfg(doctest)]
