@@ -264,7 +264,11 @@ impl Scope {
         let unshared = Arc::strong_count(scope) == 2;
         // What others did through their references comes before they gave them up.
         fence(sync::BY_COUNT);
-        unshared && scope.parent.is_none() && !scope.is_cancelled() && !scope.listened.load(Ordering::Relaxed) && scope.notes().is_none()
+        unshared
+            && scope.parent.is_none()
+            && !scope.is_cancelled()
+            && !scope.listened.load(Ordering::Relaxed)
+            && scope.notes().is_none()
     }
 
     #[cfg(all(test, loom))]

@@ -26,8 +26,8 @@ use crate::handle::JobHandle;
 use crate::job::Job;
 use crate::latency::Latencies;
 use crate::registry::Registry;
-use crate::sync::{Arc, JoinHandle, Mutex};
 use crate::status::{self, WorkerStatus};
+use crate::sync::{Arc, JoinHandle, Mutex};
 use crate::worker;
 
 /// Runs jobs on a fixed set of threads.
