@@ -172,7 +172,7 @@ fn epoch() -> Instant {
 
 /// What turns ticks into wall-clock times. All times of one job use the offset that was current at its creation, so that
 /// they keep their order and distances whatever happens to the wall clock meanwhile.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WallOffset(u64);
 
 impl WallOffset {

@@ -9,11 +9,11 @@ use crate::context::{End, Scope};
 use crate::directive::Directive;
 use crate::driver;
 use crate::error::Cause;
-use crate::events::Events;
+use crate::events::{Event, Events};
 use crate::extras::Place;
-use crate::id::JobId;
 use crate::job::Job;
 use crate::latency::Recorders;
+use crate::notes::{Noted, Notes};
 use crate::panics::discard;
 use crate::queue::{Phase, Queue};
 use crate::record::JobRecord;
@@ -84,20 +84,16 @@ impl Slot {
         self.lock().stack.len()
     }
 
-    /// The job that the worker's thread is in right now.
-    pub(crate) fn current(&self) -> Option<JobId> {
-        self.lock().stack.last().map(|running| running.task.id)
-    }
-
-    /// All jobs that have not returned, from the one that the worker took from the queue to the one it is in.
-    pub(crate) fn all(&self) -> Vec<JobId> {
-        self.lock().stack.iter().map(|running| running.task.id).collect()
-    }
-
     fn scope_of(&self, task: &Arc<Task>) -> Option<Arc<Scope>> {
         let at_work = self.lock();
         let running = at_work.stack.iter().rev().find(|running| Arc::ptr_eq(&running.task, task))?;
-        Some(Arc::clone(running.scope.as_ref().unwrap_or(&at_work.scope)))
+        Some(Arc::clone(at_work.scope_of(running)))
+    }
+}
+
+impl AtWork {
+    pub(crate) fn scope_of<'a>(&'a self, running: &'a Running) -> &'a Arc<Scope> {
+        running.scope.as_ref().unwrap_or(&self.scope)
     }
 }
 
@@ -114,21 +110,24 @@ impl Engine {
     ) -> Arc<Engine> {
         let scope = Scope::new(None, None);
         let slots = thread_names.map(|name| Slot::new(name, &scope)).collect();
-        Arc::new_cyclic(|weak: &Weak<Engine>| Engine {
-            queue,
-            registry,
-            scope,
-            slots,
-            alarm: Arc::new(Alarm::new(admin.clone())),
-            admin,
-            agenda: Padded::default(),
-            rejected: Padded::default(),
-            events: Events::default(),
-            latencies: Recorders::new(latencies),
-            default_timeout,
-            unstarted: Mutex::default(),
-            cells: Cells::new(cells),
-            weak: weak.clone(),
+        Arc::new_cyclic(|weak: &Weak<Engine>| {
+            scope.belongs_to(weak.clone());
+            Engine {
+                queue,
+                registry,
+                scope,
+                slots,
+                alarm: Arc::new(Alarm::new(admin.clone())),
+                admin,
+                agenda: Padded::default(),
+                rejected: Padded::default(),
+                events: Events::default(),
+                latencies: Recorders::new(latencies),
+                default_timeout,
+                unstarted: Mutex::default(),
+                cells: Cells::new(cells),
+                weak: weak.clone(),
+            }
         })
     }
 
@@ -271,6 +270,31 @@ impl Engine {
     /// Counts a scheduled job that has ended, but stays in the agenda for the rest of its time.
     pub(crate) fn forget_later(&self) {
         self.registry.begin_submission();
+    }
+
+    /// Gives the scope of a job that is on a worker the notes that it has not got yet.
+    pub(crate) fn begin_notes(&self, scope: &Arc<Scope>) {
+        for (worker, slot) in self.slots.iter().enumerate() {
+            let at_work = slot.lock();
+            let found = at_work.stack.iter().find(|running| Arc::ptr_eq(at_work.scope_of(running), scope));
+            if let Some(running) = found {
+                let watched = self.events.watched();
+                return scope.notes_or(|| Notes::new(&running.task, worker, self.weak.clone(), watched));
+            }
+        }
+    }
+
+    /// What the operation of a running job has said.
+    pub(crate) fn noted(&self, task: &Arc<Task>) -> Option<Noted> {
+        let slot = task.worker().and_then(|worker| self.slots.get(worker))?;
+        let at_work = slot.lock();
+        let running = at_work.stack.iter().rev().find(|running| Arc::ptr_eq(&running.task, task))?;
+        at_work.scope_of(running).notes().map(|notes| notes.read())
+    }
+
+    /// Tells subscribers. What is called under a lock: the event has no values of the user's.
+    pub(crate) fn tell(&self, event: Event) {
+        self.events.emit(|| event);
     }
 
     /// Cancels the context of a running job. `false` if its operation has returned.

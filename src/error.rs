@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use crate::notes::{Scene, Span};
 use crate::sync::Arc;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
@@ -59,6 +60,8 @@ enum Repr {
     Panicked(String),
     Cancelled(Option<Cause>),
     DeadlineExceeded,
+    /// The end of a job's context, and where the job was then.
+    At(Error, Scene),
 }
 
 impl Error {
@@ -92,6 +95,11 @@ impl Error {
         Error(Arc::new(Repr::DeadlineExceeded))
     }
 
+    /// The same error, which also says where the job was.
+    pub(crate) fn at(self, scene: Scene) -> Error {
+        Error(Arc::new(Repr::At(self, scene)))
+    }
+
     /// What kind of failure this is.
     ///
     /// # Examples
@@ -104,11 +112,12 @@ impl Error {
     /// assert_eq!(late.check().unwrap_err().kind(), ErrorKind::DeadlineExceeded);
     /// ```
     pub fn kind(&self) -> ErrorKind {
-        match *self.0 {
+        match &*self.0 {
             Repr::Operation(_) => ErrorKind::Operation,
             Repr::Panicked(_) => ErrorKind::Panicked,
             Repr::Cancelled(_) => ErrorKind::Cancelled,
             Repr::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+            Repr::At(error, _) => error.kind(),
         }
     }
 
@@ -175,6 +184,7 @@ impl Error {
             Repr::Operation(error) => Some(&**error),
             Repr::Cancelled(Some(cause)) => Some(&**cause),
             Repr::Cancelled(None) | Repr::Panicked(_) | Repr::DeadlineExceeded => None,
+            Repr::At(error, _) => error.get_ref(),
         }
     }
 }
@@ -187,6 +197,14 @@ impl fmt::Display for Error {
             Repr::Cancelled(None) => f.write_str("cancelled"),
             Repr::Cancelled(Some(cause)) => write!(f, "cancelled: {cause}"),
             Repr::DeadlineExceeded => f.write_str("deadline exceeded"),
+            Repr::At(error, Scene { job, thread, limit, note, ended }) => {
+                let last = note.as_of(*ended);
+                if error.is_timeout() {
+                    write!(f, "deadline of {} exceeded in {job:?}; {last} on {thread}", Span(*limit))
+                } else {
+                    write!(f, "{error}; {last} in {job:?} on {thread}")
+                }
+            }
         }
     }
 }
@@ -198,6 +216,7 @@ impl fmt::Debug for Error {
             Repr::Panicked(message) => f.debug_tuple("Panicked").field(message).finish(),
             Repr::Cancelled(cause) => f.debug_tuple("Cancelled").field(cause).finish(),
             Repr::DeadlineExceeded => f.write_str("DeadlineExceeded"),
+            Repr::At(error, scene) => f.debug_tuple("At").field(error).field(scene).finish(),
         }
     }
 }

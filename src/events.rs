@@ -13,14 +13,15 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::error::SubmitErrorKind;
 use crate::id::JobId;
+use crate::notes::Checkpoint;
 use crate::panics::discard;
 use crate::record::JobRecord;
-use crate::sync::{AtomicBool, Mutex, Ordering};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 
 /// What a delegator tells those who [subscribe](crate::Delegator::subscribe).
 ///
-/// The events of one job come in order: `Submitted`, then `Rejected`; or `Submitted`, `Started` unless it ends before, and
-/// `Finished`. Events of different jobs come in the order in which they were sent, which is about that in which things
+/// The events of one job come in order: `Submitted`, then `Rejected`; or `Submitted`, `Started` and its `Checkpoint`s unless
+/// it ends before, and `Finished`. Events of different jobs come in the order in which they were sent, which is about that in which things
 /// happened.
 ///
 /// # Examples
@@ -75,6 +76,18 @@ pub enum Event {
         /// The index of the worker.
         worker: usize,
     },
+    /// The job's operation has said where it is, with [`Context::checkpoint`](crate::Context::checkpoint).
+    #[non_exhaustive]
+    Checkpoint {
+        /// The job.
+        id: JobId,
+        /// Its name.
+        name: Cow<'static, str>,
+        /// The index of the worker.
+        worker: usize,
+        /// What it said, and where.
+        checkpoint: Checkpoint,
+    },
     /// The job has ended, one way or another. The registry has the record, if it retains it.
     Finished(JobRecord),
     /// A shutdown has begun: nothing more is accepted. Told once.
@@ -87,8 +100,22 @@ pub enum Event {
 #[derive(Default)]
 pub(crate) struct Events {
     /// Whether there are subscribers. Who has not heard yet of one that just came owes it nothing.
-    watched: AtomicBool,
+    watched: Watched,
     state: Mutex<State>,
+}
+
+/// A flag at two places, so that those who have no reference to the delegator can see it.
+#[derive(Default)]
+struct Watched {
+    here: AtomicBool,
+    shared: Arc<AtomicBool>,
+}
+
+impl Watched {
+    fn set(&self, watched: bool) {
+        self.here.store(watched, Ordering::Relaxed);
+        self.shared.store(watched, Ordering::Relaxed);
+    }
 }
 
 #[derive(Default)]
@@ -136,13 +163,18 @@ impl Events {
         let mut state = self.state.lock();
         if !state.closed {
             state.subscribers.push(Subscriber { sender, capacity: capacity.max(1), missed: 0 });
-            self.watched.store(true, Ordering::Relaxed);
+            self.watched.set(true);
         }
         receiver
     }
 
     pub(crate) fn is_watched(&self) -> bool {
-        self.watched.load(Ordering::Relaxed)
+        self.watched.here.load(Ordering::Relaxed)
+    }
+
+    /// What [`is_watched`](Events::is_watched) looks at.
+    pub(crate) fn watched(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.watched.shared)
     }
 
     /// Tells the subscribers, if there are any. To be called without any lock.
@@ -195,15 +227,15 @@ impl Events {
 
 impl State {
     /// The caller keeps the event until it has let go of the lock, so that no clone of it is the last.
-    fn send(&mut self, event: &Event, watched: &AtomicBool) {
+    fn send(&mut self, event: &Event, watched: &Watched) {
         self.subscribers.retain_mut(|subscriber| subscriber.offer(event));
-        watched.store(!self.subscribers.is_empty(), Ordering::Relaxed);
+        watched.set(!self.subscribers.is_empty());
     }
 
-    fn close_when_told(&mut self, watched: &AtomicBool) {
+    fn close_when_told(&mut self, watched: &Watched) {
         if self.closed && self.ending == 0 {
             self.subscribers.clear();
-            watched.store(false, Ordering::Relaxed);
+            watched.set(false);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Tick;
 use crate::context::Listening;
+use crate::notes::Noted;
 use crate::priority::Priority;
 
 /// The options of a job beyond its operation and its context. A job without any has no `Extras` at all.
@@ -16,6 +17,8 @@ pub(crate) struct Extras {
     pub(crate) place: Option<Place>,
     /// Ends it when its context is cancelled while it is scheduled.
     pub(crate) listening: Option<Listening>,
+    /// What its operation said at last, once it has returned.
+    pub(crate) noted: Option<Noted>,
 }
 
 #[derive(Debug, Clone, Copy)]

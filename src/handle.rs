@@ -9,6 +9,8 @@ use crossbeam_channel::Receiver;
 use crate::clock::{self, Tick};
 use crate::error::{Cause, Error};
 use crate::id::JobId;
+use crate::notes::{Checkpoint, Noted, Progress};
+use crate::panics::discard;
 use crate::record::JobRecord;
 use crate::state::JobState;
 use crate::sync::{self, Arc, spin_loop, yield_now};
@@ -107,6 +109,57 @@ impl JobHandle {
     /// ```
     pub fn is_finished(&self) -> bool {
         self.task.look().is_finished()
+    }
+
+    /// What the job's operation last said with [`Context::checkpoint`](crate::Context::checkpoint), while it runs and
+    /// afterwards; `None` if it has said nothing yet. Costs a lock of the job's worker, and a copy of the text.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let handle = delegator.submit(Job::new("import", |ctx| {
+    ///     ctx.checkpoint("half of it")?;
+    ///     Ok(Vec::new())
+    /// }))?;
+    /// match handle.checkpoint() {
+    ///     Some(last) => println!("at {last}, {:?} ago", last.age()),
+    ///     None => println!("{}", handle.state()),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn checkpoint(&self) -> Option<Checkpoint> {
+        self.noted()?.checkpoint.map(|note| note.seen_by(self.task.wall))
+    }
+
+    /// What the job's operation last said with [`Context::progress`](crate::Context::progress), while it runs and afterwards;
+    /// `None` if it has said nothing yet. Costs as [`checkpoint`](JobHandle::checkpoint).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let handle = delegator.submit(Job::new("import", |ctx| {
+    ///     ctx.progress(1, 2);
+    ///     Ok(Vec::new())
+    /// }))?;
+    /// handle.wait();
+    /// assert_eq!(handle.progress().expect("told").done, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn progress(&self) -> Option<Progress> {
+        self.noted()?.progress
+    }
+
+    fn noted(&self) -> Option<Noted> {
+        let owner = self.task.owner();
+        // In this order: they go from the worker to the job.
+        let running = owner.as_ref().and_then(|owner| owner.noted(&self.task));
+        // It may be the last reference by now.
+        discard("a delegator", owner);
+        running.or_else(|| self.task.last_noted())
     }
 
     /// Waits until the job is finished. Any number of threads may, any number of times; later calls return at once.

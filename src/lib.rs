@@ -15,6 +15,7 @@
 //! * [Panics](#panics)
 //! * [Shutdown](#shutdown)
 //! * [Registry, retention and numbers](#registry-retention-and-numbers)
+//! * [Inside a running job](#inside-a-running-job)
 //! * [Events](#events)
 //! * [Logging](#logging)
 //! * [Schedules](#schedules)
@@ -370,6 +371,36 @@
 //! # }
 //! ```
 //!
+//! # Inside a running job
+//!
+//! An operation that calls [`Context::checkpoint`] where it would call `check` leaves word where it is, and with
+//! [`Context::progress`] how far. [`Delegator::workers`] shows it for every worker, a [`JobHandle`] for its job, and the record
+//! keeps it. A job that is late or cancelled says it in its error.
+//!
+//! ```
+//! use std::time::Duration;
+//! use workpath::{Delegator, Job};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let delegator = Delegator::builder().workers(1).build()?;
+//! let import = Job::new("import", |ctx| {
+//!     for row in 1..=100_000 {
+//!         ctx.checkpoint(format!("row {row}"))?;
+//!         ctx.progress(row, 100_000);
+//!         ctx.sleep(Duration::from_millis(10))?;
+//!     }
+//!     Ok(Vec::new())
+//! });
+//! let handle = delegator.submit(import.with_timeout(Duration::from_millis(100)))?;
+//! for worker in delegator.workers() {
+//!     println!("{}: {:?} {:?}", worker.thread_name, worker.job_name, worker.checkpoint);
+//! }
+//! // deadline of 100 ms exceeded in "import"; last checkpoint main.rs:8 "row 10" 9 ms ago on workpath-0
+//! println!("{}", handle.join().unwrap_err());
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Events
 //!
 //! [`Delegator::subscribe`] gives a receiver of [`Event`]s: what was submitted, refused, started and finished, and that a
@@ -534,6 +565,7 @@ mod job;
 mod latency;
 #[cfg(all(test, any(loom, shuttle)))]
 mod models;
+mod notes;
 #[cfg(all(feature = "orders", not(any(loom, shuttle))))]
 mod orders;
 mod panics;
@@ -544,6 +576,7 @@ mod record;
 mod registry;
 mod set;
 mod state;
+mod status;
 mod sync;
 mod task;
 #[cfg(feature = "trace")]
@@ -554,7 +587,6 @@ pub use builder::{BuildError, Builder};
 pub use context::{Canceller, Context, OnDone};
 pub use delegator::{
     Delegator, Manual, Places, Shutdown, ShutdownReport, Stats, SubmitAllError, SubmitError, Submitter,
-    WorkerStatus,
 };
 pub use error::{Error, ErrorKind, SubmitErrorKind};
 pub use events::Event;
@@ -562,6 +594,7 @@ pub use handle::JobHandle;
 pub use id::{JobId, ParseJobIdError};
 pub use job::{Job, Operation};
 pub use latency::{Latencies, Latency};
+pub use notes::{Checkpoint, Progress};
 #[cfg(all(feature = "orders", not(any(loom, shuttle))))]
 pub use orders::{
     Catalog, DeadLetter, DecodeError, Lease, LeaseToken, MemoryQueue, Order, OrderQueue, OrderResult,
@@ -574,6 +607,7 @@ pub use record::JobRecord;
 pub use registry::{Registry, Retention};
 pub use set::{JobMap, JobSet};
 pub use state::JobState;
+pub use status::WorkerStatus;
 
 /// The programs in the README are tests, too.
 #[cfg(doctest)]

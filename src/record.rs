@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use crate::clock::Tick;
 use crate::error::Error;
 use crate::id::JobId;
+use crate::notes::{Checkpoint, Progress};
 use crate::state::JobState;
 use crate::sync::Arc;
 use crate::task::{Outcome, Task};
@@ -266,6 +267,41 @@ impl JobRecord {
     /// ```
     pub fn overrun(&self) -> Option<Duration> {
         self.task.overrun()
+    }
+
+    /// What the operation last said with [`Context::checkpoint`](crate::Context::checkpoint); `None` if it said nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let import = Job::new("import", |ctx| {
+    ///     ctx.checkpoint("reading")?;
+    ///     Err("no disk".into())
+    /// });
+    /// let record = delegator.submit(import)?.wait();
+    /// assert_eq!(record.checkpoint().expect("there was one").text(), "reading");
+    /// assert!(record.to_string().contains("\"reading\""));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn checkpoint(&self) -> Option<Checkpoint> {
+        self.task.outcome_noted()?.checkpoint.map(|note| note.seen_by(self.task.wall))
+    }
+
+    /// What the operation last said with [`Context::progress`](crate::Context::progress); `None` if it said nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let record = delegator.submit(Job::new("work", |_| Ok(Vec::new())))?.wait();
+    /// assert_eq!(record.progress(), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn progress(&self) -> Option<Progress> {
+        self.task.outcome_noted()?.progress
     }
 
     /// The index of the worker that ran the job; `None` if it never started.

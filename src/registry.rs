@@ -87,8 +87,9 @@ impl Retention {
         self
     }
 
-    /// Keeps payloads of this many bytes altogether; names and errors do not count. A payload that is larger on its own is
-    /// not kept at all, and neither is its record; its handle has both all the same.
+    /// Keeps payloads and the texts of [checkpoints](crate::Context::checkpoint) of this many bytes altogether; names and
+    /// errors do not count. A payload that is larger on its own is not kept at all, and neither is its record; its handle has
+    /// both all the same.
     ///
     /// # Examples
     ///
@@ -299,7 +300,7 @@ impl Registry {
         let mut evicted = Evicted::default();
         let Some(outcome) = task.outcome() else { return evicted };
         let (state, completed) = (task.ended(), outcome.completed);
-        let bytes = outcome.result.as_ref().map_or(0, Vec::len);
+        let bytes = outcome.result.as_ref().map_or(0, Vec::len) + task.noted_bytes();
         let size = Size::new(bytes, state == JobState::Completed);
         let keep = self.retention.last > 0 && bytes <= self.retention.max_bytes;
 

@@ -24,6 +24,7 @@ use crate::extras::{Extras, Place};
 use crate::id::JobId;
 use crate::inbox::Inbox;
 use crate::job::{Job, Run};
+use crate::notes::Noted;
 use crate::panics::{self, discard};
 use crate::priority::Priority;
 use crate::state::JobState;
@@ -52,6 +53,9 @@ const LEFTOVERS: u8 = 0b0010_0000;
 /// The job is queued to all purposes but that no worker may have it yet: its time has not come.
 const LATER: u8 = 0b0100_0000;
 
+/// Only where the state to come is kept: the operation has said something.
+const NOTED: u8 = 0b1000_0000;
+
 /// How old a reading of the clock may be that is good enough for deadlines further away than this.
 const NEAR: Duration = Duration::from_millis(10);
 
@@ -70,7 +74,7 @@ pub(crate) struct Task {
 
     pub(crate) deadline: Tick,
     state: AtomicU8,
-    /// The state to come, once there is an outcome.
+    /// The state to come, once there is an outcome, and `NOTED`.
     ended: AtomicU8,
     /// The deadline is a default of the delegator's, not the job's own.
     by_default: bool,
@@ -335,7 +339,7 @@ impl Task {
 
     /// How a job with an outcome ended; known before its state says so.
     pub(crate) fn ended(&self) -> JobState {
-        state_of(self.ended.load(Ordering::Relaxed))
+        state_of(self.ended.load(Ordering::Relaxed) & STATE)
     }
 
     /// Takes the job to run it on this worker, unless its context or the host scope is done.
@@ -432,6 +436,7 @@ impl Task {
                 result: Err(end.into()),
                 spent: Unshared::default(),
             },
+            false,
         );
         match self.owner() {
             Some(owner) => owner.file(Arc::clone(self), flags),
@@ -475,15 +480,39 @@ impl Task {
         self.context_ended(Ended::AtDeadline);
     }
 
-    /// Fixes the outcome and announces it. The caller has claimed the job and dropped its captures. `true` if a logger was
-    /// called.
-    pub(crate) fn settle(&self, state: JobState, outcome: Outcome) -> bool {
+    /// Keeps what the operation, which has returned, said at last.
+    pub(crate) fn note(&self, noted: Noted) {
+        self.held.lock().extras.get_or_insert_default().noted = Some(noted);
+    }
+
+    /// What the operation said at last, once it has returned.
+    pub(crate) fn last_noted(&self) -> Option<Noted> {
+        self.held.lock().extras.as_ref()?.noted.clone()
+    }
+
+    /// The same, without a lock where it has said nothing.
+    pub(crate) fn outcome_noted(&self) -> Option<Noted> {
+        if self.ended.load(Ordering::Relaxed) & NOTED == 0 { None } else { self.last_noted() }
+    }
+
+    /// The bytes of what the operation said, once there is an outcome.
+    pub(crate) fn noted_bytes(&self) -> usize {
+        if self.ended.load(Ordering::Relaxed) & NOTED == 0 {
+            return 0;
+        }
+        let held = self.held.lock();
+        held.extras.as_ref().and_then(|extras| extras.noted.as_ref()).map_or(0, Noted::bytes)
+    }
+
+    /// Fixes the outcome and announces it. The caller has claimed the job and dropped its captures, and says whether there is
+    /// something [noted](Task::note). `true` if a logger was called.
+    pub(crate) fn settle(&self, state: JobState, outcome: Outcome, noted: bool) -> bool {
         let level = match state {
             JobState::Panicked => log::Level::Error,
             JobState::Completed if outcome.completed <= self.deadline => log::Level::Debug,
             _ => log::Level::Warn,
         };
-        self.ended.store(code_of(state), Ordering::Relaxed);
+        self.ended.store(code_of(state) | if noted { NOTED } else { 0 }, Ordering::Relaxed);
         // Nobody else sets it: a job is claimed once.
         let _ = self.outcome.set(outcome);
         let announced = panics::may_be_logged(level);
@@ -495,7 +524,7 @@ impl Task {
 
     /// Makes a settled job finished. `true` if somebody waits for it and must be woken.
     pub(crate) fn publish(&self, flags: u8) -> bool {
-        let state = self.ended.load(Ordering::Relaxed);
+        let state = self.ended.load(Ordering::Relaxed) & STATE;
         self.state.swap(state | flags, Ordering::AcqRel) & WAITED != 0
     }
 
@@ -659,6 +688,14 @@ impl fmt::Display for Task {
         }
         if let Some(Err(error)) = self.outcome().map(|outcome| &outcome.result) {
             write!(f, ": {error}")?;
+        }
+        // The errors of the others say it themselves.
+        if let JobState::Failed | JobState::Panicked = self.ended() {
+            if let (Some(note), Some(outcome)) =
+                (self.outcome_noted().and_then(|noted| noted.checkpoint), self.outcome())
+            {
+                write!(f, "; {}", note.as_of(outcome.completed))?;
+            }
         }
         Ok(())
     }

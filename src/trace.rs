@@ -15,7 +15,7 @@ impl Registry {
     ///
     /// Every worker has a lane, with a slice for each job that it ran; a job that ran inside another lies below it. The
     /// time that a job waited is a slice of its own, on a track of the category `queue`. Slices carry the id, the state and
-    /// the error of the job; `chrome://tracing` shows the states as colours. Times count from the creation of the oldest
+    /// the error of the job; its last checkpoint is an instant on them. `chrome://tracing` shows the states as colours. Times count from the creation of the oldest
     /// job. What the registry does not retain is not in the trace, and neither is what is not finished.
     ///
     /// The records are collected as [`records`](Registry::records) does; workers do not wait for the writing. It writes in
@@ -140,6 +140,15 @@ fn write_worker(
         )?;
         write_args(out, record)?;
         out.write_all(b"}")?;
+        if let Some(checkpoint) = record.checkpoint() {
+            let (text, file) = (Text(checkpoint.text()), Text(checkpoint.file()));
+            write!(
+                out,
+                ",\n{{\"ph\":\"i\",\"s\":\"t\",\"cat\":\"checkpoint\",\"name\":{text},\"pid\":1,\"tid\":{lane},\"ts\":{},\"args\":{{\"file\":{file},\"line\":{}}}}}",
+                micros(checkpoint.tick()),
+                checkpoint.line()
+            )?;
+        }
     }
     Ok(last)
 }
@@ -151,6 +160,9 @@ fn write_args(out: &mut impl Write, record: &JobRecord) -> io::Result<()> {
         let text =
             contain(|| error.to_string()).unwrap_or_else(|panic| format!("panic in its text: {panic}"));
         write!(out, ",\"error\":{}", Text(&text))?;
+    }
+    if let Some(progress) = record.progress() {
+        write!(out, ",\"done\":{},\"total\":{}", progress.done, progress.total)?;
     }
     if let Some(overrun) = record.overrun() {
         write!(out, ",\"overrun_us\":{}", Micros(overrun.as_nanos()))?;

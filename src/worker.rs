@@ -9,6 +9,7 @@ use crate::engine::{BATCH, Engine, Running};
 use crate::error::{Error, ErrorKind};
 use crate::events::Event;
 use crate::latency::Recorder;
+use crate::notes::Scene;
 use crate::panics::{contain, discard, log};
 use crate::queue::Parker;
 use crate::state::JobState;
@@ -210,9 +211,16 @@ impl Worker {
             discard("the context of a job", context);
         }
 
-        let Some(Running { task, scope: own }) = self.engine.slots[self.index].lock().stack.pop() else {
-            return;
-        };
+        let slot = &self.engine.slots[self.index];
+        let mut at_work = slot.lock();
+        let Some(Running { task, scope: own }) = at_work.stack.pop() else { return };
+        // Who looks for them finds them on the stack or with the job.
+        let noted = scope.as_ref().and_then(|scope| scope.notes()).map(|notes| {
+            let noted = notes.close();
+            task.note(noted.clone());
+            noted
+        });
+        drop(at_work);
         if own.is_some() {
             discard("the context of a job", own);
         }
@@ -226,7 +234,21 @@ impl Worker {
         if let Some(recorder) = &self.recorder {
             recorder.record(created, task.started(), completed);
         }
-        let announced = task.settle(state, Outcome { completed, result, spent: Unshared::new(spent) });
+        let is_noted = noted.is_some();
+        let result = match (state, noted.and_then(|noted| noted.checkpoint)) {
+            (JobState::Cancelled | JobState::TimedOut, Some(note)) => result.map_err(|error| {
+                error.at(Scene {
+                    job: task.name.clone(),
+                    thread: slot.thread_name.clone(),
+                    limit: task.deadline.since(created).unwrap_or_default(),
+                    note,
+                    ended: completed,
+                })
+            }),
+            _ => result,
+        };
+        let outcome = Outcome { completed, result, spent: Unshared::new(spent) };
+        let announced = task.settle(state, outcome, is_noted);
         let evicted = self.engine.finish(task, 0);
         if is_over && !announced && !self.engine.events.is_watched() && evicted.rest.is_empty() {
             self.last_end.set(Some(completed));

@@ -43,6 +43,8 @@ fn every_type_crosses_threads_as_far_as_it_should() {
     send_sync::<Retention>();
     send_sync::<Stats>();
     send_sync::<workpath::Event>();
+    send_sync::<workpath::Checkpoint>();
+    send_sync::<workpath::Progress>();
     send_sync::<WorkerStatus>();
     send_sync::<Shutdown>();
     send_sync::<BuildError>();

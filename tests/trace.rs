@@ -104,6 +104,31 @@ fn jobs_inside_jobs_lie_on_the_same_lane() {
 }
 
 #[test]
+fn a_checkpoint_is_an_instant_on_the_slice_of_its_job() {
+    watchdog(|| {
+        let delegator = delegator(1);
+        let said = "half \"of\" it\n";
+        let job = Job::new("import", move |ctx| {
+            ctx.checkpoint(said)?;
+            ctx.progress(1, 2);
+            Ok(Vec::new())
+        });
+        let record = delegator.submit(job).unwrap().wait();
+        delegator.submit(yields("silent", "")).unwrap().wait();
+        let events = trace(&delegator);
+        let run = of(&events, "X", &record)[0];
+        assert_eq!((&run["args"]["done"], &run["args"]["total"]), (&Value::from(1), &Value::from(2)));
+        let instants: Vec<_> = events.iter().filter(|event| event["ph"] == "i").collect();
+        let [instant] = instants[..] else { panic!("{events:?}") };
+        let line = record.checkpoint().expect("it said so").line();
+        assert_eq!((&instant["name"], &instant["args"]["line"]), (&Value::from(said), &Value::from(line)));
+        assert_eq!(instant["tid"], run["tid"]);
+        let (at, start) = (micros(&instant["ts"]), micros(&run["ts"]));
+        assert!(start <= at && at <= start + micros(&run["dur"]) + 0.01, "{at} {run}");
+    });
+}
+
+#[test]
 fn hostile_names_and_errors_come_through_unchanged() {
     watchdog(|| {
         let delegator = delegator(1);

@@ -14,9 +14,11 @@ use std::convert::Infallible;
 
 use super::listener::{Action, Ended, Listener, Listening};
 use crate::clock::Tick;
+use crate::engine::Engine;
 use crate::error::{Cause, Error};
+use crate::notes::Notes;
 use crate::panics;
-use crate::sync::{self, Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, fence};
+use crate::sync::{self, Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, Weak, fence};
 use crossbeam_channel::{Receiver, bounded};
 
 /// [`Scope::cancelled`] before a cancel, and between a cancel's flag and its instant. Ticks are never this small.
@@ -33,7 +35,16 @@ pub(crate) struct Scope {
     cause: OnceLock<Cause>,
     /// Whether anybody ever listened to this very scope.
     listened: AtomicBool,
+    about: OnceLock<About>,
     listeners: Mutex<Listeners>,
+}
+
+/// What else there is to know about a scope.
+enum About {
+    /// It is the host of a delegator's jobs.
+    Host(Weak<Engine>),
+    /// It is the scope of a job whose operation has said something.
+    Job(Arc<Notes>),
 }
 
 /// What ended a context.
@@ -69,8 +80,50 @@ impl Scope {
             cancelled: AtomicU64::new(LIVE),
             cause: OnceLock::new(),
             listened: AtomicBool::new(false),
+            about: OnceLock::new(),
             listeners: Mutex::default(),
         })
+    }
+
+    /// Tells a new scope whose jobs it is to be the host of.
+    pub(crate) fn belongs_to(&self, owner: Weak<Engine>) {
+        let _ = self.about.set(About::Host(owner));
+    }
+
+    /// What the operation of the job with this very scope has said.
+    pub(crate) fn notes(&self) -> Option<&Arc<Notes>> {
+        match self.about.get() {
+            Some(About::Job(notes)) => Some(notes),
+            _ => None,
+        }
+    }
+
+    /// The same, made if there is none. For the owner, with the lock that keeps the job on its worker.
+    pub(crate) fn notes_or(&self, new: impl FnOnce() -> Notes) {
+        self.about.get_or_init(|| About::Job(Arc::new(new())));
+    }
+
+    /// The notes of the job that this scope is of or below. `None` where there is no job, or where it has ended without.
+    pub(super) fn notes_of_job(scope: Option<&Arc<Scope>>) -> Option<&Arc<Notes>> {
+        let mut next = scope;
+        let (scope, host) = loop {
+            let scope = next?;
+            match &scope.host {
+                Some(host) => break (scope, host),
+                None => next = scope.parent.as_ref(),
+            }
+        };
+        if scope.about.get().is_none() {
+            if let Some(About::Host(owner)) = host.about.get() {
+                let owner = owner.upgrade();
+                if let Some(owner) = &owner {
+                    owner.begin_notes(scope);
+                }
+                // It may be the last reference, when the context was kept.
+                panics::discard("a delegator", owner);
+            }
+        }
+        scope.notes()
     }
 
     /// Calls `visit` with each scope from this one up, hosts included.
@@ -211,7 +264,11 @@ impl Scope {
         let unshared = Arc::strong_count(scope) == 2;
         // What others did through their references comes before they gave them up.
         fence(sync::BY_COUNT);
-        unshared && scope.parent.is_none() && !scope.is_cancelled() && !scope.listened.load(Ordering::Relaxed)
+        unshared
+            && scope.parent.is_none()
+            && !scope.is_cancelled()
+            && !scope.listened.load(Ordering::Relaxed)
+            && scope.notes().is_none()
     }
 
     #[cfg(all(test, loom))]

@@ -15,7 +15,7 @@ use crossbeam_channel::Receiver;
 pub use self::manual::Manual;
 use self::shutdown::Closing;
 pub use self::shutdown::{Shutdown, ShutdownReport};
-pub use self::stats::{Places, Stats, WorkerStatus};
+pub use self::stats::{Places, Stats};
 pub use self::submit::{SubmitAllError, SubmitError};
 pub(crate) use self::thread::Plan;
 use self::thread::Started;
@@ -26,6 +26,7 @@ use crate::handle::JobHandle;
 use crate::job::Job;
 use crate::latency::Latencies;
 use crate::registry::Registry;
+use crate::status::{self, WorkerStatus};
 use crate::sync::{Arc, JoinHandle, Mutex};
 use crate::worker;
 
@@ -277,7 +278,8 @@ impl Delegator {
         self.engine.latencies.read()
     }
 
-    /// What each worker is doing at this moment.
+    /// What each worker is doing at this moment: in which job it is, since when, and what that said of itself. Costs a lock
+    /// per worker, and copies of names and texts.
     ///
     /// # Examples
     ///
@@ -289,7 +291,7 @@ impl Delegator {
     /// # Ok::<(), workpath::BuildError>(())
     /// ```
     pub fn workers(&self) -> Vec<WorkerStatus> {
-        stats::workers(&self.engine)
+        status::of_workers(&self.engine.slots)
     }
 
     /// What happens from here on, as it happens: the channel holds this many [events](Event), at least one.
@@ -532,7 +534,7 @@ impl Submitter {
 
     #[cfg(feature = "orders")]
     pub(crate) fn workers(&self) -> Vec<WorkerStatus> {
-        stats::workers(&self.engine)
+        status::of_workers(&self.engine.slots)
     }
 
     /// As [`Delegator::submit_all`].

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use super::stats::{self, WorkerStatus};
 use crate::clock::{self, Tick};
 use crate::directive::Directive;
 use crate::engine::{Engine, ShutDown};
+use crate::id::JobId;
 use crate::job::Job;
 use crate::panics::discard;
 use crate::queue::Phase;
 use crate::registry::Counts;
+use crate::status::{self, WorkerStatus};
 use crate::sync::{self, Arc, Mutex, Thread};
 use crate::worker;
 
@@ -327,11 +328,11 @@ fn stop(engine: &Engine) {
 /// The jobs that have not returned, other than those of the worker that is asking.
 fn stuck(engine: &Engine, start: &Start) -> Vec<WorkerStatus> {
     let slots = engine.slots.iter().enumerate().filter(|(index, _)| Some(*index) != start.worker);
-    slots
-        .flat_map(|(index, slot)| {
-            slot.all().into_iter().map(move |job| stats::status(index, slot, Some(job)))
-        })
-        .collect()
+    slots.flat_map(|(index, slot)| status::of_jobs(index, slot)).collect()
+}
+
+fn jobs(workers: &[WorkerStatus]) -> impl Iterator<Item = (usize, Option<JobId>)> {
+    workers.iter().map(|worker| (worker.index, worker.running))
 }
 
 /// The accounts and the stuck jobs at one moment, at which no job is between the two.
@@ -341,7 +342,8 @@ fn settle(engine: &Engine, start: &Start) -> (Counts, Vec<WorkerStatus>) {
         let stuck = stuck(engine, start);
         let (accepted, counts) = engine.registry.accounts();
         let in_hand = accepted.saturating_sub(counts.finished()) == engine.running() as u64;
-        if (in_hand && stuck == self::stuck(engine, start)) || give_up <= clock::real_now() {
+        let is_same = || jobs(&stuck).eq(jobs(&self::stuck(engine, start)));
+        if (in_hand && is_same()) || give_up <= clock::real_now() {
             return (counts, stuck);
         }
         sync::yield_now();

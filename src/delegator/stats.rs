@@ -1,7 +1,6 @@
-//! A look at a delegator from outside.
+//! The numbers of a delegator.
 
-use crate::engine::{Engine, Slot};
-use crate::id::JobId;
+use crate::engine::Engine;
 use crate::priority::Priority;
 use crate::sync::Ordering;
 
@@ -104,30 +103,6 @@ impl Stats {
     }
 }
 
-/// What a worker is doing at one moment.
-///
-/// # Examples
-///
-/// ```
-/// use workpath::Delegator;
-///
-/// let delegator = Delegator::builder().workers(2).build()?;
-/// for worker in delegator.workers() {
-///     println!("{}: {:?}", worker.thread_name, worker.running);
-/// }
-/// # Ok::<(), workpath::BuildError>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct WorkerStatus {
-    /// Which worker: from zero.
-    pub index: usize,
-    /// The name of its thread, in full. Linux itself keeps the first 15 bytes.
-    pub thread_name: String,
-    /// The job it is in; of jobs that wait for jobs they run inline, the innermost.
-    pub running: Option<JobId>,
-}
-
 pub(super) fn stats(engine: &Engine) -> Stats {
     // In this order: a job that is finished in between is then at worst counted as running and finished, never as queued.
     let scheduled = engine.agenda.lock().len();
@@ -152,13 +127,4 @@ pub(super) fn stats(engine: &Engine) -> Stats {
             low: engine.queue.len_at(Priority::Low),
         },
     }
-}
-
-pub(super) fn workers(engine: &Engine) -> Vec<WorkerStatus> {
-    let slots = engine.slots.iter().enumerate();
-    slots.map(|(index, slot)| status(index, slot, slot.current())).collect()
-}
-
-pub(super) fn status(index: usize, slot: &Slot, running: Option<JobId>) -> WorkerStatus {
-    WorkerStatus { index, thread_name: slot.thread_name.clone(), running }
 }

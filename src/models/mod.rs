@@ -20,6 +20,8 @@ mod job_set;
 #[cfg(loom)]
 mod nested_wait;
 #[cfg(loom)]
+mod notes;
+#[cfg(loom)]
 mod schedule;
 #[cfg(loom)]
 mod sleep_and_wake;

@@ -21,12 +21,13 @@ use super::order::{Order, millis, unix_now};
 use super::queue::{Lease, LeaseToken, OrderQueue, QueueError, Renewal, Settlement, Verdict};
 use crate::clock::Tick;
 use crate::context::Context;
-use crate::delegator::{Delegator, Shutdown, ShutdownReport, SubmitError, Submitter, WorkerStatus};
+use crate::delegator::{Delegator, Shutdown, ShutdownReport, SubmitError, Submitter};
 use crate::driver;
 use crate::error::Error;
 use crate::handle::JobHandle;
 use crate::id::JobId;
 use crate::panics::{contain, discard, log};
+use crate::status::WorkerStatus;
 
 /// How many verdicts go to the queue at a time, and may wait before workers wait.
 const BATCH: usize = 64;
