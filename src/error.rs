@@ -3,12 +3,14 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use crate::clock::Tick;
+use crate::provenance::{Cancel, Cancelled, Origin, Provenance};
 use crate::sync::Arc;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// Why somebody cancelled, shared by every error that reports it.
-pub(crate) type Cause = Arc<dyn StdError + Send + Sync>;
+/// How many errors of a chain are shown: a bound, since user code makes them.
+const LINKS: usize = 16;
 
 /// What kind of failure an [`Error`] reports.
 ///
@@ -38,6 +40,10 @@ pub enum ErrorKind {
 /// texts and from `Box<dyn std::error::Error + Send + Sync>`. Contexts make the cancellation and deadline errors; an
 /// operation that returns its own context's ends as `Cancelled` or `TimedOut`, not as `Failed`.
 ///
+/// `Display` is what went wrong, with the cause of a cancel. `{:#}` adds in the same line who cancelled, where and how long
+/// ago, and what the cause goes back to: `cancelled: window closed (by the user, at src/ui.rs:88:9, 1.2ms ago)`.
+/// [`why`](Error::why) has the same as data.
+///
 /// # Examples
 ///
 /// ```
@@ -56,9 +62,10 @@ pub struct Error(Arc<Repr>);
 
 enum Repr {
     Operation(BoxError),
-    Panicked(String),
-    Cancelled(Option<Cause>),
-    DeadlineExceeded,
+    Panicked(Box<str>),
+    Cancelled(Cancelled),
+    /// With the deadline.
+    DeadlineExceeded(Tick),
 }
 
 impl Error {
@@ -81,15 +88,20 @@ impl Error {
     }
 
     pub(crate) fn panicked(message: String) -> Error {
-        Error(Arc::new(Repr::Panicked(message)))
+        Error(Arc::new(Repr::Panicked(message.into())))
     }
 
-    pub(crate) fn cancelled(cause: Option<Cause>) -> Error {
-        Error(Arc::new(Repr::Cancelled(cause)))
+    pub(crate) fn cancelled(cancelled: Cancelled) -> Error {
+        Error(Arc::new(Repr::Cancelled(cancelled)))
     }
 
-    pub(crate) fn deadline_exceeded() -> Error {
-        Error(Arc::new(Repr::DeadlineExceeded))
+    /// A cancel of which nothing is known.
+    pub(crate) fn unexplained() -> Error {
+        Error::cancelled(Cancelled::now(Cancel::at(Origin::User, None, None)))
+    }
+
+    pub(crate) fn deadline_exceeded(deadline: Tick) -> Error {
+        Error(Arc::new(Repr::DeadlineExceeded(deadline)))
     }
 
     /// What kind of failure this is.
@@ -108,7 +120,7 @@ impl Error {
             Repr::Operation(_) => ErrorKind::Operation,
             Repr::Panicked(_) => ErrorKind::Panicked,
             Repr::Cancelled(_) => ErrorKind::Cancelled,
-            Repr::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+            Repr::DeadlineExceeded(_) => ErrorKind::DeadlineExceeded,
         }
     }
 
@@ -173,21 +185,100 @@ impl Error {
     pub fn get_ref(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
         match &*self.0 {
             Repr::Operation(error) => Some(&**error),
-            Repr::Cancelled(Some(cause)) => Some(&**cause),
-            Repr::Cancelled(None) | Repr::Panicked(_) | Repr::DeadlineExceeded => None,
+            Repr::Cancelled(cancelled) => cancelled.cancel.cause.as_ref().map(|cause| &**cause as _),
+            Repr::Panicked(_) | Repr::DeadlineExceeded(_) => None,
+        }
+    }
+
+    /// Who ended the context, where and when; `None` for an operation's own error and for a panic. Costs nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::{Delegator, Job, Origin, Shutdown};
+    ///
+    /// let delegator = Delegator::builder().workers(1).build()?;
+    /// let nap = Job::new("nap", |ctx| ctx.sleep(Duration::from_secs(60)).map(|()| Vec::new()));
+    /// let handle = delegator.submit(nap)?;
+    /// delegator.shutdown(Shutdown::cancel());
+    ///
+    /// let error = handle.join().unwrap_err();
+    /// assert_eq!(error.why().unwrap().origin(), Origin::Shutdown);
+    /// println!("{error:#}"); // cancelled: the delegator is shut down (by a shutdown, at src/main.rs:8:15, 41.2µs ago)
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn why(&self) -> Option<Provenance> {
+        match &*self.0 {
+            Repr::Cancelled(cancelled) => Some(cancelled.why()),
+            Repr::DeadlineExceeded(deadline) => Some(Provenance::deadline(*deadline)),
+            Repr::Operation(_) | Repr::Panicked(_) => None,
+        }
+    }
+
+    /// What `{:#}` shows; as of the end of a job it is the same whenever it is shown.
+    pub(crate) fn write_chain(&self, f: &mut fmt::Formatter<'_>, end: Option<Tick>) -> fmt::Result {
+        self.write_links(f, end, LINKS)
+    }
+
+    fn write_links(&self, f: &mut fmt::Formatter<'_>, end: Option<Tick>, left: usize) -> fmt::Result {
+        let Some(why) = self.why() else { return self.write_plain(f) };
+        match self.get_ref() {
+            Some(cause) => {
+                f.write_str("cancelled: ")?;
+                write_link(f, cause, end, left)?;
+            }
+            None => self.write_plain(f)?,
+        }
+        f.write_str(" (")?;
+        if why.origin() != Origin::Deadline {
+            write!(f, "{why}, ")?;
+        }
+        match end {
+            Some(end) => write!(f, "{:.1?} earlier)", why.before(end)),
+            None => write!(f, "{:.1?} ago)", why.before(Tick::now())),
+        }
+    }
+
+    fn write_plain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0 {
+            Repr::Operation(error) => fmt::Display::fmt(error, f),
+            Repr::Panicked(message) => write!(f, "panicked: {message}"),
+            Repr::Cancelled(cancelled) => match &cancelled.cancel.cause {
+                None => f.write_str("cancelled"),
+                Some(cause) => write!(f, "cancelled: {cause}"),
+            },
+            Repr::DeadlineExceeded(_) => f.write_str("deadline exceeded"),
+        }
+    }
+}
+
+/// An error, and what it goes back to. One of ours shows what is inside itself.
+fn write_link(
+    f: &mut fmt::Formatter<'_>,
+    error: &(dyn StdError + 'static),
+    end: Option<Tick>,
+    left: usize,
+) -> fmt::Result {
+    let Some(left) = left.checked_sub(1) else { return f.write_str("...") };
+    match error.downcast_ref::<Error>() {
+        Some(ours) if ours.why().is_some() => ours.write_links(f, end, left),
+        Some(ours) if ours.source().is_some() => {
+            ours.source().map_or(Ok(()), |inner| write_link(f, inner, end, left))
+        }
+        _ => {
+            write!(f, "{error}")?;
+            error.source().map_or(Ok(()), |source| {
+                f.write_str(": ")?;
+                write_link(f, source, end, left)
+            })
         }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &*self.0 {
-            Repr::Operation(error) => fmt::Display::fmt(error, f),
-            Repr::Panicked(message) => write!(f, "panicked: {message}"),
-            Repr::Cancelled(None) => f.write_str("cancelled"),
-            Repr::Cancelled(Some(cause)) => write!(f, "cancelled: {cause}"),
-            Repr::DeadlineExceeded => f.write_str("deadline exceeded"),
-        }
+        if f.alternate() { self.write_chain(f, None) } else { self.write_plain(f) }
     }
 }
 
@@ -196,8 +287,11 @@ impl fmt::Debug for Error {
         match &*self.0 {
             Repr::Operation(error) => f.debug_tuple("Operation").field(error).finish(),
             Repr::Panicked(message) => f.debug_tuple("Panicked").field(message).finish(),
-            Repr::Cancelled(cause) => f.debug_tuple("Cancelled").field(cause).finish(),
-            Repr::DeadlineExceeded => f.write_str("DeadlineExceeded"),
+            Repr::Cancelled(cancelled) => {
+                let why = format_args!("{}", cancelled.why());
+                f.debug_tuple("Cancelled").field(&cancelled.cancel.cause).field(&why).finish()
+            }
+            Repr::DeadlineExceeded(_) => f.write_str("DeadlineExceeded"),
         }
     }
 }
@@ -281,5 +375,15 @@ impl fmt::Display for SubmitErrorKind {
             SubmitErrorKind::Timeout => "the queue stayed full for the time given",
             SubmitErrorKind::ShutDown => "the delegator is shut down",
         })
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle)), target_pointer_width = "64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_takes_no_more_than_a_text() {
+        assert_eq!(size_of::<Repr>(), size_of::<String>());
     }
 }
