@@ -8,13 +8,13 @@ use crate::clock::Tick;
 use crate::context::{End, Scope};
 use crate::directive::Directive;
 use crate::driver;
-use crate::error::Cause;
 use crate::events::{Event, Events};
 use crate::extras::Place;
 use crate::job::Job;
 use crate::latency::Recorders;
 use crate::notes::{Noted, Notes};
 use crate::panics::discard;
+use crate::provenance::{Cancel, Cancelled, Origin};
 use crate::queue::{Phase, Queue};
 use crate::record::JobRecord;
 use crate::registry::{Evicted, Registry};
@@ -131,11 +131,12 @@ impl Engine {
         })
     }
 
-    /// Gives a job that was taken out of a stopped delegator back to whoever shuts it down.
-    pub(crate) fn hand_back(&self, task: &Arc<Task>, captures: Captures) {
-        let cause = Scope::end(&self.scope).unwrap_or_else(|| End::Cancel(Some(Arc::new(ShutDown))));
+    /// Gives a job that was taken out of a stopped delegator back to whoever shuts it down, from there.
+    pub(crate) fn hand_back(&self, task: &Arc<Task>, captures: Captures, caller: Caller) {
+        let end =
+            Scope::end(&self.scope).unwrap_or_else(|| End::Cancel(Cancelled::now(ShutDown::cancel(caller))));
         self.unstarted.lock().push(task.rebuild(captures));
-        task.finish_unstarted(cause, 0);
+        task.finish_unstarted(end, 0);
     }
 
     /// A cell for this job: that of an evicted record if there is one that nobody refers to, a new one otherwise.
@@ -224,7 +225,7 @@ impl Engine {
     }
 
     /// Hands back what is scheduled, and with `all` what is due and found no room. The queue is closed.
-    pub(crate) fn close_agenda(&self, all: bool) {
+    pub(crate) fn close_agenda(&self, all: bool, caller: Caller) {
         let mut agenda = self.agenda.lock();
         let mut tasks: Vec<_> = agenda.close().into_values().collect();
         if all {
@@ -235,7 +236,7 @@ impl Engine {
             // A job whose context is done ends for that reason.
             task.look();
             if let Some(captures) = task.withdraw() {
-                self.hand_back(&task, captures);
+                self.hand_back(&task, captures, caller);
             }
             discard("a finished job", task);
         }
@@ -298,17 +299,17 @@ impl Engine {
     }
 
     /// Cancels the context of a running job. `false` if its operation has returned.
-    pub(crate) fn cancel_running(&self, task: &Arc<Task>, cause: Option<Cause>) -> bool {
+    pub(crate) fn cancel_running(&self, task: &Arc<Task>, cancel: Arc<Cancel>) -> bool {
         let scope =
             task.worker().and_then(|worker| self.slots.get(worker)).and_then(|slot| slot.scope_of(task));
         match scope {
             Some(scope) => {
-                scope.cancel(cause);
+                scope.cancel(cancel);
                 discard("the context of a finished job", scope);
                 true
             }
             None => {
-                discard("the cause of a cancel", cause);
+                discard("the cause of a cancel", cancel);
                 false
             }
         }
@@ -327,6 +328,15 @@ impl Drop for Engine {
 /// Why the jobs of a shut-down delegator are cancelled.
 #[derive(Debug)]
 pub(crate) struct ShutDown;
+
+/// The call that shuts a delegator down; `None` for its drop.
+pub(crate) type Caller = Option<&'static std::panic::Location<'static>>;
+
+impl ShutDown {
+    pub(crate) fn cancel(caller: Caller) -> Arc<Cancel> {
+        Cancel::at(Origin::Shutdown, Some(Arc::new(ShutDown)), caller)
+    }
+}
 
 impl std::fmt::Display for ShutDown {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

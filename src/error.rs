@@ -3,13 +3,15 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use crate::clock::Tick;
 use crate::notes::{Scene, Span};
+use crate::provenance::{Cancel, Cancelled, Origin, Provenance};
 use crate::sync::Arc;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// Why somebody cancelled, shared by every error that reports it.
-pub(crate) type Cause = Arc<dyn StdError + Send + Sync>;
+/// How many errors of a chain are shown: a bound, since user code makes them.
+const LINKS: usize = 16;
 
 /// What kind of failure an [`Error`] reports.
 ///
@@ -39,6 +41,10 @@ pub enum ErrorKind {
 /// texts and from `Box<dyn std::error::Error + Send + Sync>`. Contexts make the cancellation and deadline errors; an
 /// operation that returns its own context's ends as `Cancelled` or `TimedOut`, not as `Failed`.
 ///
+/// `Display` is what went wrong, with the cause of a cancel. `{:#}` adds in the same line who cancelled, where and how long
+/// ago, and what the cause goes back to: `cancelled: window closed (by the user, at src/ui.rs:88:9, 1.2ms ago)`.
+/// [`why`](Error::why) has the same as data.
+///
 /// # Examples
 ///
 /// ```
@@ -57,11 +63,12 @@ pub struct Error(Arc<Repr>);
 
 enum Repr {
     Operation(BoxError),
-    Panicked(String),
-    Cancelled(Option<Cause>),
-    DeadlineExceeded,
+    Panicked(Box<str>),
+    Cancelled(Cancelled),
+    /// With the deadline.
+    DeadlineExceeded(Tick),
     /// The end of a job's context, and where the job was then.
-    At(Error, Scene),
+    At(Box<(Error, Scene)>),
 }
 
 impl Error {
@@ -84,20 +91,25 @@ impl Error {
     }
 
     pub(crate) fn panicked(message: String) -> Error {
-        Error(Arc::new(Repr::Panicked(message)))
+        Error(Arc::new(Repr::Panicked(message.into())))
     }
 
-    pub(crate) fn cancelled(cause: Option<Cause>) -> Error {
-        Error(Arc::new(Repr::Cancelled(cause)))
+    pub(crate) fn cancelled(cancelled: Cancelled) -> Error {
+        Error(Arc::new(Repr::Cancelled(cancelled)))
     }
 
-    pub(crate) fn deadline_exceeded() -> Error {
-        Error(Arc::new(Repr::DeadlineExceeded))
+    /// A cancel of which nothing is known.
+    pub(crate) fn unexplained() -> Error {
+        Error::cancelled(Cancelled::now(Cancel::at(Origin::User, None, None)))
+    }
+
+    pub(crate) fn deadline_exceeded(deadline: Tick) -> Error {
+        Error(Arc::new(Repr::DeadlineExceeded(deadline)))
     }
 
     /// The same error, which also says where the job was.
     pub(crate) fn at(self, scene: Scene) -> Error {
-        Error(Arc::new(Repr::At(self, scene)))
+        Error(Arc::new(Repr::At(Box::new((self, scene)))))
     }
 
     /// What kind of failure this is.
@@ -116,8 +128,8 @@ impl Error {
             Repr::Operation(_) => ErrorKind::Operation,
             Repr::Panicked(_) => ErrorKind::Panicked,
             Repr::Cancelled(_) => ErrorKind::Cancelled,
-            Repr::DeadlineExceeded => ErrorKind::DeadlineExceeded,
-            Repr::At(error, _) => error.kind(),
+            Repr::DeadlineExceeded(_) => ErrorKind::DeadlineExceeded,
+            Repr::At(at) => at.0.kind(),
         }
     }
 
@@ -182,30 +194,134 @@ impl Error {
     pub fn get_ref(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
         match &*self.0 {
             Repr::Operation(error) => Some(&**error),
-            Repr::Cancelled(Some(cause)) => Some(&**cause),
-            Repr::Cancelled(None) | Repr::Panicked(_) | Repr::DeadlineExceeded => None,
-            Repr::At(error, _) => error.get_ref(),
+            Repr::Cancelled(cancelled) => cancelled.cancel.cause.as_ref().map(|cause| &**cause as _),
+            Repr::Panicked(_) | Repr::DeadlineExceeded(_) => None,
+            Repr::At(at) => at.0.get_ref(),
+        }
+    }
+
+    /// Who ended the context, where and when; `None` for an operation's own error and for a panic. Costs nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::{Delegator, Job, Origin, Shutdown};
+    ///
+    /// let delegator = Delegator::builder().workers(1).build()?;
+    /// let nap = Job::new("nap", |ctx| ctx.sleep(Duration::from_secs(60)).map(|()| Vec::new()));
+    /// let handle = delegator.submit(nap)?;
+    /// delegator.shutdown(Shutdown::cancel());
+    ///
+    /// let error = handle.join().unwrap_err();
+    /// assert_eq!(error.why().unwrap().origin(), Origin::Shutdown);
+    /// println!("{error:#}"); // cancelled: the delegator is shut down (by a shutdown, at src/main.rs:8:15, 41.2µs ago)
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn why(&self) -> Option<Provenance> {
+        match &*self.0 {
+            Repr::Cancelled(cancelled) => Some(cancelled.why()),
+            Repr::DeadlineExceeded(deadline) => Some(Provenance::deadline(*deadline)),
+            Repr::Operation(_) | Repr::Panicked(_) => None,
+            Repr::At(at) => at.0.why(),
+        }
+    }
+
+    /// What `{:#}` shows; as of the end of a job it is the same whenever it is shown.
+    pub(crate) fn write_chain(&self, f: &mut fmt::Formatter<'_>, end: Option<Tick>) -> fmt::Result {
+        self.write_links(f, end, LINKS)
+    }
+
+    fn write_links(&self, f: &mut fmt::Formatter<'_>, end: Option<Tick>, left: usize) -> fmt::Result {
+        let Some(why) = self.why() else { return self.write_plain(f) };
+        let (error, scene) = self.parts();
+        match error.get_ref() {
+            Some(cause) => {
+                f.write_str("cancelled: ")?;
+                write_link(f, cause, end, left)?;
+            }
+            None => error.write_end(f, scene)?,
+        }
+        f.write_str(" (")?;
+        if why.origin() != Origin::Deadline {
+            write!(f, "{why}, ")?;
+        }
+        match end {
+            Some(end) => write!(f, "{:.1?} earlier)", why.before(end))?,
+            None => write!(f, "{:.1?} ago)", why.before(Tick::now()))?,
+        }
+        error.write_scene(f, scene)
+    }
+
+    /// What ended the job, and where it was then, if it has said so.
+    fn parts(&self) -> (&Error, Option<&Scene>) {
+        match &*self.0 {
+            Repr::At(at) => (&at.0, Some(&at.1)),
+            _ => (self, None),
+        }
+    }
+
+    fn write_end(&self, f: &mut fmt::Formatter<'_>, scene: Option<&Scene>) -> fmt::Result {
+        match scene {
+            Some(Scene { job, limit, .. }) if self.is_timeout() => {
+                write!(f, "deadline of {} exceeded in {job:?}", Span(*limit))
+            }
+            _ => self.write_plain(f),
+        }
+    }
+
+    fn write_scene(&self, f: &mut fmt::Formatter<'_>, scene: Option<&Scene>) -> fmt::Result {
+        let Some(Scene { job, thread, note, ended, .. }) = scene else { return Ok(()) };
+        write!(f, "; {}", note.as_of(*ended))?;
+        if !self.is_timeout() {
+            write!(f, " in {job:?}")?;
+        }
+        write!(f, " on {thread}")
+    }
+
+    fn write_plain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0 {
+            Repr::Operation(error) => fmt::Display::fmt(error, f),
+            Repr::Panicked(message) => write!(f, "panicked: {message}"),
+            Repr::Cancelled(cancelled) => match &cancelled.cancel.cause {
+                None => f.write_str("cancelled"),
+                Some(cause) => write!(f, "cancelled: {cause}"),
+            },
+            Repr::DeadlineExceeded(_) => f.write_str("deadline exceeded"),
+            Repr::At(at) => {
+                at.0.write_end(f, Some(&at.1))?;
+                at.0.write_scene(f, Some(&at.1))
+            }
+        }
+    }
+}
+
+/// An error, and what it goes back to. One of ours shows what is inside itself.
+fn write_link(
+    f: &mut fmt::Formatter<'_>,
+    error: &(dyn StdError + 'static),
+    end: Option<Tick>,
+    left: usize,
+) -> fmt::Result {
+    let Some(left) = left.checked_sub(1) else { return f.write_str("...") };
+    match error.downcast_ref::<Error>() {
+        Some(ours) if ours.why().is_some() => ours.write_links(f, end, left),
+        Some(ours) if ours.source().is_some() => {
+            ours.source().map_or(Ok(()), |inner| write_link(f, inner, end, left))
+        }
+        _ => {
+            write!(f, "{error}")?;
+            error.source().map_or(Ok(()), |source| {
+                f.write_str(": ")?;
+                write_link(f, source, end, left)
+            })
         }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &*self.0 {
-            Repr::Operation(error) => fmt::Display::fmt(error, f),
-            Repr::Panicked(message) => write!(f, "panicked: {message}"),
-            Repr::Cancelled(None) => f.write_str("cancelled"),
-            Repr::Cancelled(Some(cause)) => write!(f, "cancelled: {cause}"),
-            Repr::DeadlineExceeded => f.write_str("deadline exceeded"),
-            Repr::At(error, Scene { job, thread, limit, note, ended }) => {
-                let last = note.as_of(*ended);
-                if error.is_timeout() {
-                    write!(f, "deadline of {} exceeded in {job:?}; {last} on {thread}", Span(*limit))
-                } else {
-                    write!(f, "{error}; {last} in {job:?} on {thread}")
-                }
-            }
-        }
+        if f.alternate() { self.write_chain(f, None) } else { self.write_plain(f) }
     }
 }
 
@@ -214,9 +330,12 @@ impl fmt::Debug for Error {
         match &*self.0 {
             Repr::Operation(error) => f.debug_tuple("Operation").field(error).finish(),
             Repr::Panicked(message) => f.debug_tuple("Panicked").field(message).finish(),
-            Repr::Cancelled(cause) => f.debug_tuple("Cancelled").field(cause).finish(),
-            Repr::DeadlineExceeded => f.write_str("DeadlineExceeded"),
-            Repr::At(error, scene) => f.debug_tuple("At").field(error).field(scene).finish(),
+            Repr::Cancelled(cancelled) => {
+                let why = format_args!("{}", cancelled.why());
+                f.debug_tuple("Cancelled").field(&cancelled.cancel.cause).field(&why).finish()
+            }
+            Repr::DeadlineExceeded(_) => f.write_str("DeadlineExceeded"),
+            Repr::At(at) => f.debug_tuple("At").field(&at.0).field(&at.1).finish(),
         }
     }
 }
@@ -300,5 +419,15 @@ impl fmt::Display for SubmitErrorKind {
             SubmitErrorKind::Timeout => "the queue stayed full for the time given",
             SubmitErrorKind::ShutDown => "the delegator is shut down",
         })
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle)), target_pointer_width = "64"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_takes_no_more_than_a_text() {
+        assert_eq!(size_of::<Repr>(), size_of::<String>());
     }
 }

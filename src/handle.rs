@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use crate::clock::{self, Tick};
-use crate::error::{Cause, Error};
+use crate::error::Error;
 use crate::id::JobId;
 use crate::notes::{Checkpoint, Noted, Progress};
 use crate::panics::discard;
+use crate::provenance::{Cancel, Cause, Origin};
 use crate::record::JobRecord;
 use crate::state::JobState;
 use crate::sync::{self, Arc, spin_loop, yield_now};
@@ -294,8 +295,9 @@ impl JobHandle {
     /// assert!(!handle.cancel());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[track_caller]
     pub fn cancel(&self) -> bool {
-        self.cancel_for(None)
+        self.cancel_for(Cancel::here(Origin::User, None))
     }
 
     /// Cancels the job with a cause, which [`Error::get_ref`] of the job's error gives; otherwise as
@@ -313,8 +315,9 @@ impl JobHandle {
     /// assert_eq!(handle.join().unwrap_err().to_string(), "cancelled: superseded");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[track_caller]
     pub fn cancel_with(&self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> bool {
-        self.cancel_for(Some(Cause::from(cause.into())))
+        self.cancel_for(Cancel::here(Origin::User, Some(Cause::from(cause.into()))))
     }
 
     /// A receiver that never gets a message and disconnects when the job is finished, for
@@ -363,14 +366,14 @@ impl JobHandle {
         self.task.wait_until(until, inline).then(|| Arc::clone(&self.task)).and_then(JobRecord::of)
     }
 
-    pub(crate) fn cancel_for(&self, cause: Option<Cause>) -> bool {
+    pub(crate) fn cancel_for(&self, cancel: Arc<Cancel>) -> bool {
         self.task.look();
-        match self.task.cancel_queued(cause) {
+        match self.task.cancel_queued(cancel) {
             Ok(()) => true,
-            Err(cause) => match self.task.owner() {
-                Some(owner) => owner.cancel_running(&self.task, cause),
+            Err(cancel) => match self.task.owner() {
+                Some(owner) => owner.cancel_running(&self.task, cancel),
                 None => {
-                    crate::panics::discard("the cause of a cancel", cause);
+                    crate::panics::discard("the cause of a cancel", cancel);
                     false
                 }
             },

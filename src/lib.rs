@@ -131,10 +131,16 @@
 //! });
 //! let poll = delegator.submit(poll.with_context(&session))?;
 //! canceller.cancel_with("the window was closed");
-//! assert_eq!(poll.join().unwrap_err().to_string(), "cancelled: the window was closed");
+//! let error = poll.join().unwrap_err();
+//! assert_eq!(error.to_string(), "cancelled: the window was closed");
+//! assert!(error.why().unwrap().is_inherited()); // it was not the job that was cancelled, but its session
+//! println!("{error:#}"); // and by whom, in which line, and how long ago
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Every such error knows who ended the context, where in the source, and when: [`Error::why`]. The log line of a job that
+//! was cancelled shows it.
 //!
 //! ## Waiting inside an operation
 //!
@@ -570,6 +576,7 @@ mod notes;
 mod orders;
 mod panics;
 mod priority;
+mod provenance;
 mod queue;
 mod ranked;
 mod record;
@@ -603,6 +610,7 @@ pub use orders::{
 #[cfg(all(feature = "sqlite", not(any(loom, shuttle))))]
 pub use orders::{Durability, SqliteQueue};
 pub use priority::Priority;
+pub use provenance::{Origin, Provenance};
 pub use record::JobRecord;
 pub use registry::{Registry, Retention};
 pub use set::{JobMap, JobSet};

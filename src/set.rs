@@ -6,16 +6,18 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::panic::Location;
 use std::time::Duration;
 
 use crate::clock::Tick;
 use crate::context::{Action, Context};
 use crate::delegator::{Delegator, SubmitAllError, SubmitError, Submitter};
-use crate::error::{Cause, Error};
+use crate::error::Error;
 use crate::handle::JobHandle;
 use crate::id::JobId;
 use crate::inbox::Inbox;
 use crate::job::Job;
+use crate::provenance::{Cancel, Cause, Origin, cause_of};
 use crate::record::JobRecord;
 use crate::state::JobState;
 use crate::sync::{self, Arc};
@@ -389,11 +391,12 @@ impl JobSet {
     /// assert_eq!((answer.name(), answer.payload()), ("fast", Some(&[7][..])));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[track_caller]
     pub fn first_ok(&mut self) -> Result<JobRecord, Vec<JobRecord>> {
         let mut others = Vec::new();
         while let Some(record) = self.next_finished(Duration::MAX) {
             if record.state() == JobState::Completed {
-                self.let_go("another job of its set completed first");
+                self.let_go("another job of its set completed first", Some(Location::caller()));
                 return Ok(record);
             }
             others.push(record);
@@ -421,13 +424,14 @@ impl JobSet {
     /// assert_eq!(broken.name(), "broken");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[track_caller]
     pub fn first_error(&mut self) -> Result<Vec<JobRecord>, JobRecord> {
         let mut completed = Vec::new();
         while !self.is_empty() {
             self.wait_for(1, Tick::NEVER);
             while let Some((number, record)) = self.collect_next() {
                 if record.state() != JobState::Completed {
-                    self.let_go("another job of its set failed");
+                    self.let_go("another job of its set failed", Some(Location::caller()));
                     return Err(record);
                 }
                 completed.push((number, record));
@@ -454,8 +458,9 @@ impl JobSet {
     /// assert!(set.wait_all().iter().all(|record| record.state() == JobState::Cancelled));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[track_caller]
     pub fn cancel(&self) {
-        self.cancel_for(None);
+        self.cancel_for(&Cancel::here(Origin::JobSet, None));
     }
 
     /// Cancels all members that are not finished, with a cause; otherwise as [`cancel`](JobSet::cancel).
@@ -472,8 +477,9 @@ impl JobSet {
     /// assert_eq!(set.wait_all()[0].error().unwrap().to_string(), "cancelled: the window was closed");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[track_caller]
     pub fn cancel_with(&self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) {
-        self.cancel_for(Some(Cause::from(cause.into())));
+        self.cancel_for(&Cancel::here(Origin::JobSet, Some(Cause::from(cause.into()))));
     }
 
     /// Lets all members go on as jobs of their own, and forgets them.
@@ -655,19 +661,19 @@ impl JobSet {
         member.handle.try_wait()
     }
 
-    fn cancel_for(&self, cause: Option<Cause>) {
+    fn cancel_for(&self, cancel: &Arc<Cancel>) {
         // Those in the queue first: a worker that is told to stop would take the next of them.
         let queued = self.members.values().filter(|member| member.handle.task.is_queued());
         for member in queued.chain(self.members.values()) {
             if !member.handle.is_finished() {
-                member.handle.cancel_for(cause.clone());
+                member.handle.cancel_for(Arc::clone(cancel));
             }
         }
     }
 
     /// Cancels all members and forgets them.
-    fn let_go(&mut self, why: &'static str) {
-        self.cancel_with(why);
+    fn let_go(&mut self, why: &'static str, caller: Option<&'static Location<'static>>) {
+        self.cancel_for(&Cancel::at(Origin::JobSet, Some(cause_of(why)), caller));
         self.members.clear();
         self.forget();
     }
@@ -682,7 +688,7 @@ impl JobSet {
 
 impl Drop for JobSet {
     fn drop(&mut self) {
-        self.let_go("its set was dropped");
+        self.let_go("its set was dropped", None);
     }
 }
 

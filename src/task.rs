@@ -19,7 +19,7 @@ use crate::clock::{Tick, WallOffset};
 use crate::context::{Action, Context, End, Ended, Listening, Scope};
 use crate::driver;
 use crate::engine::Engine;
-use crate::error::{Cause, Error};
+use crate::error::{Error, ErrorKind};
 use crate::extras::{Extras, Place};
 use crate::id::JobId;
 use crate::inbox::Inbox;
@@ -27,6 +27,7 @@ use crate::job::{Job, Run};
 use crate::notes::Noted;
 use crate::panics::{self, discard};
 use crate::priority::Priority;
+use crate::provenance::{Cancel, Cancelled};
 use crate::state::JobState;
 use crate::sync::{
     self, Arc, AtomicU8, AtomicU32, AtomicU64, Mutex, OnceLock, Ordering, Thread, Unshared, Weak,
@@ -351,7 +352,7 @@ impl Task {
         }
         // `now` may be a little old; that matters to a deadline that is near.
         let near = self.deadline <= now.after(NEAR);
-        let end = if near || held.context.is_done_at(now) { held.context.end() } else { None };
+        let end = if near || held.context.is_done_at(now) { held.context.end_of_queued() } else { None };
         let Some(captures) = held.take() else { return Claim::Gone(None) };
         let (claim, next) = match end {
             Some(end) => (Claim::End(captures, end), ENDING),
@@ -395,7 +396,7 @@ impl Task {
     pub(crate) fn look(self: &Arc<Self>) -> JobState {
         let state = self.state.load(Ordering::Acquire);
         if state & STATE == QUEUED {
-            if let Some((captures, end)) = self.take_queued(Context::end) {
+            if let Some((captures, end)) = self.take_queued(Context::end_of_queued) {
                 self.end_claimed(captures, end);
                 return self.state();
             }
@@ -407,13 +408,13 @@ impl Task {
     }
 
     /// Cancels a job that has not started. `None` if it has.
-    pub(crate) fn cancel_queued(self: &Arc<Self>, cause: Option<Cause>) -> Result<(), Option<Cause>> {
+    pub(crate) fn cancel_queued(self: &Arc<Self>, cancel: Arc<Cancel>) -> Result<(), Arc<Cancel>> {
         match self.withdraw() {
             Some(captures) => {
-                self.end_claimed(captures, End::Cancel(cause));
+                self.end_claimed(captures, End::Cancel(Cancelled::now(cancel)));
                 Ok(())
             }
-            None => Err(cause),
+            None => Err(cancel),
         }
     }
 
@@ -426,7 +427,7 @@ impl Task {
     /// Finishes a job whose captures are somebody else's by now.
     pub(crate) fn finish_unstarted(self: &Arc<Self>, end: End, flags: u8) {
         let state = match end {
-            End::Deadline => JobState::TimedOut,
+            End::Deadline(_) => JobState::TimedOut,
             End::Cancel(_) => JobState::Cancelled,
         };
         self.settle(
@@ -461,7 +462,7 @@ impl Task {
             if state & STATE != QUEUED {
                 return;
             }
-            let Some(end) = held.context.end() else { return };
+            let Some(end) = held.context.end_of_queued() else { return };
             self.state.store(ENDING | (state & WAITED), Ordering::Release);
             (end, held.extras.as_mut().and_then(|extras| extras.place.take()))
         };
@@ -686,8 +687,12 @@ impl fmt::Display for Task {
         if let Some(overrun) = self.overrun() {
             write!(f, ", {overrun:.1?} past its deadline")?;
         }
-        if let Some(Err(error)) = self.outcome().map(|outcome| &outcome.result) {
-            write!(f, ": {error}")?;
+        if let Some(Outcome { completed, result: Err(error), .. }) = self.outcome() {
+            f.write_str(": ")?;
+            match error.kind() {
+                ErrorKind::Cancelled => error.write_chain(f, Some(*completed))?,
+                _ => write!(f, "{error}")?,
+            }
         }
         // The errors of the others say it themselves.
         if let JobState::Failed | JobState::Panicked = self.ended() {

@@ -162,7 +162,8 @@ impl Worker {
             }
             Claim::Stopped(captures) => {
                 drop(at_work);
-                self.engine.hand_back(&task, captures);
+                // Its scope is cancelled, and says by whom.
+                self.engine.hand_back(&task, captures, None);
                 discard("a finished job", task);
             }
             Claim::Gone(leftovers) => {

@@ -20,9 +20,10 @@ pub(crate) use self::timer::{begin_virtual, end_virtual};
 use self::values::Entry;
 use crate::clock::{self, Tick};
 use crate::driver;
-use crate::error::{Cause, Error};
+use crate::error::Error;
 use crate::notes::Note;
 use crate::panics;
+use crate::provenance::{Cancel, Cause, Origin};
 use crate::sync::{self, Arc, Weak};
 
 /// What an operation needs and when it must stop: values by key, a deadline, and cancellation with a cause.
@@ -478,9 +479,18 @@ impl Context {
             return None;
         }
         match Scope::first_cancel(self.scope.as_ref()) {
-            Some((tick, cause)) if tick < self.deadline => Some(End::Cancel(cause)),
-            _ => Some(End::Deadline),
+            Some(cancelled) if cancelled.at < self.deadline => Some(End::Cancel(cancelled)),
+            _ => Some(End::Deadline(self.deadline)),
         }
+    }
+
+    /// The same to a job that was given this context and has not started: the context is its parent.
+    pub(crate) fn end_of_queued(&self) -> Option<End> {
+        let mut end = self.end();
+        if let Some(End::Cancel(cancelled)) = &mut end {
+            cancelled.inherited = true;
+        }
+        end
     }
 
     /// A receiver that never gets a message and disconnects when the context is done, at its deadline too: the arm to put
@@ -598,7 +608,7 @@ impl Context {
             let Some(left) = self.remaining() else {
                 return select! {
                     recv(receiver) -> message => Ok(message?),
-                    recv(cancelled) -> _ => Err(self.error().unwrap_or_else(|| Error::cancelled(None))),
+                    recv(cancelled) -> _ => Err(self.error().unwrap_or_else(Error::unexplained)),
                 };
             };
             select! {
@@ -717,8 +727,9 @@ impl Canceller {
     /// canceller.cancel_with("too late to be the cause");
     /// assert!(ctx.error().unwrap().get_ref().is_none());
     /// ```
+    #[track_caller]
     pub fn cancel(&self) {
-        self.scope.cancel(None);
+        self.scope.cancel(Cancel::here(Origin::User, None));
     }
 
     /// Cancels with a cause, which [`Error::get_ref`] of the context's error gives. Otherwise as [`cancel`](Canceller::cancel).
@@ -733,8 +744,9 @@ impl Canceller {
     /// let error = ctx.check().unwrap_err();
     /// assert!(error.get_ref().is_some_and(|cause| cause.is::<std::io::Error>()));
     /// ```
+    #[track_caller]
     pub fn cancel_with(&self, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) {
-        self.scope.cancel(Some(Cause::from(cause.into())));
+        self.scope.cancel(Cancel::here(Origin::User, Some(Cause::from(cause.into()))));
     }
 }
 

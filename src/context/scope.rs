@@ -15,9 +15,10 @@ use std::convert::Infallible;
 use super::listener::{Action, Ended, Listener, Listening};
 use crate::clock::Tick;
 use crate::engine::Engine;
-use crate::error::{Cause, Error};
+use crate::error::Error;
 use crate::notes::Notes;
 use crate::panics;
+use crate::provenance::{Cancel, Cancelled};
 use crate::sync::{self, Arc, AtomicBool, AtomicU64, Mutex, OnceLock, Ordering, Weak, fence};
 use crossbeam_channel::{Receiver, bounded};
 
@@ -31,8 +32,8 @@ pub(crate) struct Scope {
     host: Option<Arc<Scope>>,
     /// `LIVE`, `CANCELLING`, or the tick of the cancel. Leaves `LIVE` under the lock of `listeners`.
     cancelled: AtomicU64,
-    /// Set before `cancelled` leaves `LIVE`, if ever.
-    cause: OnceLock<Cause>,
+    /// Set before `cancelled` leaves `LIVE`.
+    cancel: OnceLock<Arc<Cancel>>,
     /// Whether anybody ever listened to this very scope.
     listened: AtomicBool,
     about: OnceLock<About>,
@@ -50,15 +51,15 @@ enum About {
 /// What ended a context.
 #[derive(Debug, Clone)]
 pub(crate) enum End {
-    Deadline,
-    Cancel(Option<Cause>),
+    Deadline(Tick),
+    Cancel(Cancelled),
 }
 
 impl From<End> for Error {
     fn from(end: End) -> Error {
         match end {
-            End::Deadline => Error::deadline_exceeded(),
-            End::Cancel(cause) => Error::cancelled(cause),
+            End::Deadline(deadline) => Error::deadline_exceeded(deadline),
+            End::Cancel(cancelled) => Error::cancelled(cancelled),
         }
     }
 }
@@ -78,7 +79,7 @@ impl Scope {
             parent,
             host,
             cancelled: AtomicU64::new(LIVE),
-            cause: OnceLock::new(),
+            cancel: OnceLock::new(),
             listened: AtomicBool::new(false),
             about: OnceLock::new(),
             listeners: Mutex::default(),
@@ -155,12 +156,12 @@ impl Scope {
         self.cancelled.load(Ordering::Acquire) != LIVE
     }
 
-    /// The earliest cancel among this scope and those above it, with its cause.
+    /// The earliest cancel among this scope and those above it.
     ///
     /// Only call it after [`is_done`](Scope::is_done) or a passed deadline, with the clock read before: then a cancel that the
     /// second walk does not see yet is later than what the first saw and gave an instant to, since a cancel reads the clock
     /// after it has raised its flag. So the answer cannot change any more. The fences keep flags and clock in this order.
-    pub(super) fn first_cancel(scope: Option<&Arc<Scope>>) -> Option<(Tick, Option<Cause>)> {
+    pub(super) fn first_cancel(scope: Option<&Arc<Scope>>) -> Option<Cancelled> {
         fence(Ordering::SeqCst);
         Scope::each(scope, |scope| {
             let _ = scope.cancelled_at();
@@ -174,7 +175,12 @@ impl Scope {
                 }
             }
         });
-        first.map(|(tick, scope)| (tick, scope.cause.get().cloned()))
+        let (at, cancelled) = first?;
+        let is_own = |own: &Arc<Scope>| {
+            Arc::ptr_eq(own, cancelled) || own.host.as_ref().is_some_and(|host| Arc::ptr_eq(host, cancelled))
+        };
+        let cancel = Arc::clone(cancelled.cancel.get()?);
+        Some(Cancelled { cancel, at, inherited: !scope.is_some_and(is_own) })
     }
 
     /// What a cancel of this scope or one above it means to a job.
@@ -182,7 +188,7 @@ impl Scope {
         if !Scope::is_done(Some(scope)) {
             return None;
         }
-        Scope::first_cancel(Some(scope)).map(|(_, cause)| End::Cancel(cause))
+        Scope::first_cancel(Some(scope)).map(End::Cancel)
     }
 
     /// When this scope was cancelled. Who comes between the flag and the instant supplies an instant itself.
@@ -203,16 +209,14 @@ impl Scope {
     }
 
     /// Cancels this scope and tells who listens. Only the first call counts.
-    pub(crate) fn cancel(&self, cause: Option<Cause>) {
+    pub(crate) fn cancel(&self, cancel: Arc<Cancel>) {
         let mut listeners = self.listeners.lock();
         if self.is_cancelled() {
             drop(listeners);
-            return panics::discard("the cause of a cancel", cause);
+            return panics::discard("the cause of a cancel", cancel);
         }
-        if let Some(cause) = cause {
-            // Nobody else sets it: `cancelled` is `LIVE` and the lock is held.
-            let _ = self.cause.set(cause);
-        }
+        // Nobody else sets it: `cancelled` is `LIVE` and the lock is held.
+        let _ = self.cancel.set(cancel);
         self.cancelled.swap(CANCELLING, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         self.stamp();

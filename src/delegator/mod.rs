@@ -399,6 +399,7 @@ impl Delegator {
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[track_caller]
     pub fn shutdown(&self, how: Shutdown) -> ShutdownReport {
         let report = shutdown::shutdown(&self.engine, &self.closing, how);
         if self.closing.are_workers_joined() {

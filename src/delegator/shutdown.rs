@@ -1,10 +1,11 @@
 //! The end of a delegator, and the account of what it did with every job.
 
+use std::panic::Location;
 use std::time::Duration;
 
 use crate::clock::{self, Tick};
 use crate::directive::Directive;
-use crate::engine::{Engine, ShutDown};
+use crate::engine::{Caller, Engine, ShutDown};
 use crate::id::JobId;
 use crate::job::Job;
 use crate::panics::discard;
@@ -263,13 +264,15 @@ struct Start {
     worker: Option<usize>,
 }
 
+#[track_caller]
 pub(super) fn shutdown(engine: &Arc<Engine>, closing: &Closing, how: Shutdown) -> ShutdownReport {
+    let caller = Some(Location::caller());
     let limit = Tick::now().after(how.within);
     let first = closing.begin();
     let start = Start { counts: engine.registry.accounts().1, worker: worker::index_on(engine) };
     engine.events.shutting_down();
     let entered = closing.enter(start.worker);
-    let finished = finish(engine, closing, &start, first, how.cancel, limit);
+    let finished = finish(engine, closing, &start, first, how.cancel, limit, caller);
     if entered {
         closing.leave(start.worker);
     }
@@ -284,12 +287,13 @@ fn finish(
     first: bool,
     cancel: bool,
     limit: Tick,
+    caller: Caller,
 ) -> bool {
     let is_worker = start.worker.is_some();
     engine.queue.close(if cancel { Phase::Stopped } else { Phase::Draining });
-    engine.close_agenda(false);
+    engine.close_agenda(false, caller);
     if cancel {
-        stop(engine);
+        stop(engine, caller);
     }
     let mut stopped = closing.wait(engine, is_worker, limit);
     if stopped && is_worker && !cancel {
@@ -297,7 +301,7 @@ fn finish(
     }
     if !stopped && !cancel {
         engine.queue.close(Phase::Stopped);
-        stop(engine);
+        stop(engine, caller);
     }
     if stopped || closing.wait(engine, is_worker, Tick::now().after(GRACE)) {
         return true;
@@ -312,17 +316,17 @@ fn finish(
 }
 
 /// Takes the unstarted jobs out and cancels the running ones, on this thread.
-fn stop(engine: &Engine) {
-    engine.close_agenda(true);
+fn stop(engine: &Engine, caller: Caller) {
+    engine.close_agenda(true, caller);
     while let Some(task) = engine.queue.try_pop() {
         // A job whose context is done ends for that reason; one that has ended leaves what the timer left.
         task.look();
         if let Some(captures) = task.withdraw() {
-            engine.hand_back(&task, captures);
+            engine.hand_back(&task, captures, caller);
         }
         discard("a finished job", task);
     }
-    engine.scope.cancel(Some(Arc::new(ShutDown)));
+    engine.scope.cancel(ShutDown::cancel(caller));
 }
 
 /// The jobs that have not returned, other than those of the worker that is asking.
@@ -382,5 +386,5 @@ pub(super) fn end_events(engine: &Engine) {
 pub(super) fn leave(engine: &Engine) {
     engine.events.shutting_down();
     engine.queue.close(Phase::Draining);
-    engine.close_agenda(false);
+    engine.close_agenda(false, None);
 }

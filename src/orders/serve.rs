@@ -8,6 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
+use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -27,6 +28,7 @@ use crate::error::Error;
 use crate::handle::JobHandle;
 use crate::id::JobId;
 use crate::panics::{contain, discard, log};
+use crate::provenance::{Cancel, Origin, cause_of};
 use crate::status::WorkerStatus;
 
 /// How many verdicts go to the queue at a time, and may wait before workers wait.
@@ -575,7 +577,7 @@ impl Shared {
             // Cancelling calls functions of the user's, and leases are to be renewed meanwhile.
             let cancel = move || {
                 to_cancel.into_iter().for_each(|(handle, why)| {
-                    let _ = handle.cancel_with(why);
+                    handle.cancel_for(Cancel::at(Origin::OrderQueue, Some(cause_of(why)), None));
                 })
             };
             let _ = std::thread::Builder::new().name("workpath-cancel".into()).spawn(cancel);
@@ -615,11 +617,12 @@ impl Serving {
     /// says; a cancelled order goes back to the queue as well. What does not return in time is reported as stuck: its lease lapses,
     /// and another process takes the order. The queue gets what is finished before this returns, unless it does not answer in
     /// time. Must not be called from inside an order that it serves: it would wait for itself.
+    #[track_caller]
     pub fn stop(mut self, how: Shutdown) -> ShutdownReport {
-        self.end(how)
+        self.end(how, Some(Location::caller()))
     }
 
-    fn end(&mut self, how: Shutdown) -> ShutdownReport {
+    fn end(&mut self, how: Shutdown, caller: Option<&'static Location<'static>>) -> ShutdownReport {
         let Some(fetcher) = self.fetcher.take() else { return ShutdownReport::default() };
         let shared = Arc::clone(&self.shared);
         let limit = Tick::now().after(how.limit());
@@ -655,7 +658,8 @@ impl Serving {
                     shared.leave(ticket.order.id(), Verdict::Release);
                 }
                 if let Some(handle) = handle.filter(|_| revoked || !unstarted_only) {
-                    handle.cancel_with("the serving is stopped");
+                    let cause = cause_of("the serving is stopped");
+                    handle.cancel_for(Cancel::at(Origin::Shutdown, Some(cause), caller));
                 }
             }
         };
@@ -701,7 +705,7 @@ impl Serving {
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.end(Shutdown::drain());
+        self.end(Shutdown::drain(), None);
     }
 }
 
