@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use crate::agenda::Agenda;
 use crate::alarm::Alarm;
+use crate::callers::Callers;
 use crate::clock::Tick;
 use crate::context::{End, Scope};
 use crate::directive::Directive;
@@ -14,6 +15,7 @@ use crate::extras::Place;
 use crate::id::JobId;
 use crate::job::Job;
 use crate::latency::Recorders;
+use crate::pace::Pace;
 use crate::panics::discard;
 use crate::queue::{Phase, Queue};
 use crate::record::JobRecord;
@@ -33,14 +35,19 @@ pub(crate) struct Engine {
     pub(crate) registry: Registry,
     /// The host of every job's scope. Cancelling it cancels whatever runs.
     pub(crate) scope: Arc<Scope>,
-    pub(crate) slots: Box<[Slot]>,
+    pub(crate) slots: Box<[Arc<Slot>]>,
+    pub(crate) callers: Callers,
     pub(crate) admin: Sender<Directive>,
     /// Wakes the delegator thread, which then calls [`look_around`](Engine::look_around).
     pub(crate) alarm: Arc<Alarm>,
     pub(crate) agenda: Padded<Mutex<Agenda>>,
     pub(crate) rejected: Padded<AtomicU64>,
+    /// Jobs that gave their places in the queue to others.
+    pub(crate) dropped: AtomicU64,
     pub(crate) events: Events,
     pub(crate) latencies: Recorders,
+    /// If jobs that would start too late are to be refused.
+    pub(crate) pace: Option<Pace>,
     pub(crate) default_timeout: Option<std::time::Duration>,
     /// Jobs that a shutdown hands back.
     pub(crate) unstarted: Mutex<Vec<Job>>,
@@ -80,7 +87,7 @@ impl Slot {
         self.at_work.lock()
     }
 
-    fn depth(&self) -> usize {
+    pub(crate) fn depth(&self) -> usize {
         self.lock().stack.len()
     }
 
@@ -111,18 +118,22 @@ impl Engine {
         admin: Sender<Directive>,
         default_timeout: Option<std::time::Duration>,
         latencies: bool,
+        refuse_hopeless: bool,
     ) -> Arc<Engine> {
         let scope = Scope::new(None, None);
-        let slots = thread_names.map(|name| Slot::new(name, &scope)).collect();
+        let slots: Box<[_]> = thread_names.map(|name| Arc::new(Slot::new(name, &scope))).collect();
         Arc::new_cyclic(|weak: &Weak<Engine>| Engine {
             queue,
             registry,
             scope,
+            pace: refuse_hopeless.then(|| Pace::new(slots.len())),
             slots,
+            callers: Callers::default(),
             alarm: Arc::new(Alarm::new(admin.clone())),
             admin,
             agenda: Padded::default(),
             rejected: Padded::default(),
+            dropped: AtomicU64::new(0),
             events: Events::default(),
             latencies: Recorders::new(latencies),
             default_timeout,
@@ -247,15 +258,16 @@ impl Engine {
         driver::park_until(until, Some(std::ptr::from_ref(self).cast()));
     }
 
-    /// The jobs that workers are in, inline ones included.
+    /// The jobs that workers and callers are in, inline ones included.
     pub(crate) fn running(&self) -> usize {
-        self.slots.iter().map(Slot::depth).sum()
+        let callers = self.callers.slots();
+        self.slots.iter().chain(&callers).map(|slot| slot.depth()).sum()
     }
 
     /// Counts a job whose outcome is settled, keeps its record, and publishes it with these flags.
     pub(crate) fn file(&self, task: Arc<Task>, flags: u8) {
         if let Some(outcome) = task.outcome() {
-            self.latencies.record_unstarted(task.created, outcome.completed);
+            self.latencies.record_elsewhere(task.created, None, outcome.completed);
         }
         self.finish(task, flags).discard();
     }
@@ -275,8 +287,10 @@ impl Engine {
 
     /// Cancels the context of a running job. `false` if its operation has returned.
     pub(crate) fn cancel_running(&self, task: &Arc<Task>, cause: Option<Cause>) -> bool {
-        let scope =
-            task.worker().and_then(|worker| self.slots.get(worker)).and_then(|slot| slot.scope_of(task));
+        let scope = match task.worker() {
+            Some(worker) => self.slots.get(worker).and_then(|slot| slot.scope_of(task)),
+            None => self.callers.slots().iter().find_map(|slot| slot.scope_of(task)),
+        };
         match scope {
             Some(scope) => {
                 scope.cancel(cause);

@@ -72,7 +72,8 @@ pub enum Event {
         id: JobId,
         /// Its name.
         name: Cow<'static, str>,
-        /// The index of the worker.
+        /// The index of the worker; the number of workers where the submitter runs the job
+        /// ([`Overflow::CallerRuns`](crate::Overflow::CallerRuns)).
         worker: usize,
     },
     /// The job has ended, one way or another. The registry has the record, if it retains it.

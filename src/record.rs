@@ -268,7 +268,8 @@ impl JobRecord {
         self.task.overrun()
     }
 
-    /// The index of the worker that ran the job; `None` if it never started.
+    /// The index of the worker that ran the job; `None` if it never started, or its submitter ran it
+    /// ([`Overflow::CallerRuns`](crate::Overflow::CallerRuns)).
     ///
     /// # Examples
     ///

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::stats::{self, WorkerStatus};
 use crate::clock::{self, Tick};
 use crate::directive::Directive;
-use crate::engine::{Engine, ShutDown};
+use crate::engine::{Engine, ShutDown, Slot};
 use crate::job::Job;
 use crate::panics::discard;
 use crate::queue::Phase;
@@ -258,17 +258,24 @@ impl Closing {
 /// What was so when the shutdown began.
 struct Start {
     counts: Counts,
-    /// Which worker the caller is.
+    /// Where the calling thread works, if it does.
+    slot: Option<Arc<Slot>>,
+    /// Which worker that is, if it is one.
     worker: Option<usize>,
 }
 
 pub(super) fn shutdown(engine: &Arc<Engine>, closing: &Closing, how: Shutdown) -> ShutdownReport {
     let limit = Tick::now().after(how.within);
     let first = closing.begin();
-    let start = Start { counts: engine.registry.accounts().1, worker: worker::index_on(engine) };
+    let slot = worker::slot_on(engine);
+    let worker = slot.as_ref().and_then(|own| engine.slots.iter().position(|slot| Arc::ptr_eq(slot, own)));
+    let start = Start { counts: engine.registry.accounts().1, slot, worker };
     engine.events.shutting_down();
     let entered = closing.enter(start.worker);
+    let caller = start.slot.as_ref().filter(|_| worker.is_none());
+    caller.inspect(|slot| engine.callers.shuts_down(slot, true));
     let finished = finish(engine, closing, &start, first, how.cancel, limit);
+    caller.inspect(|slot| engine.callers.shuts_down(slot, false));
     if entered {
         closing.leave(start.worker);
     }
@@ -284,13 +291,16 @@ fn finish(
     cancel: bool,
     limit: Tick,
 ) -> bool {
-    let is_worker = start.worker.is_some();
+    let is_worker = start.slot.is_some();
+    let wait = |until| {
+        closing.wait(engine, is_worker, until) && engine.callers.wait(until, |until| engine.park_until(until))
+    };
     engine.queue.close(if cancel { Phase::Stopped } else { Phase::Draining });
     engine.close_agenda(false);
     if cancel {
         stop(engine);
     }
-    let mut stopped = closing.wait(engine, is_worker, limit);
+    let mut stopped = wait(limit);
     if stopped && is_worker && !cancel {
         stopped = worker::drain_inline(limit);
     }
@@ -298,7 +308,7 @@ fn finish(
         engine.queue.close(Phase::Stopped);
         stop(engine);
     }
-    if stopped || closing.wait(engine, is_worker, Tick::now().after(GRACE)) {
+    if stopped || wait(Tick::now().after(GRACE)) {
         return true;
     }
     if first {
@@ -326,8 +336,12 @@ fn stop(engine: &Engine) {
 
 /// The jobs that have not returned, other than those of the worker that is asking.
 fn stuck(engine: &Engine, start: &Start) -> Vec<WorkerStatus> {
-    let slots = engine.slots.iter().enumerate().filter(|(index, _)| Some(*index) != start.worker);
+    let callers = engine.callers.slots();
+    let callers = callers.iter().map(|slot| (engine.slots.len(), slot));
+    let slots = engine.slots.iter().enumerate().chain(callers);
+    let is_own = |slot| start.slot.as_ref().is_some_and(|own| Arc::ptr_eq(own, slot));
     slots
+        .filter(|(_, slot)| !is_own(slot))
         .flat_map(|(index, slot)| {
             slot.all().into_iter().map(move |job| stats::status(index, slot, Some(job)))
         })

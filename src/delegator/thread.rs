@@ -27,6 +27,7 @@ pub(crate) struct Plan {
     pub(crate) retention: Retention,
     pub(crate) default_timeout: Option<Duration>,
     pub(crate) latencies: bool,
+    pub(crate) refuse_hopeless: bool,
     pub(crate) thread_name: String,
     pub(crate) stack_size: Option<usize>,
     pub(crate) on_worker_start: Option<Hook>,
@@ -76,6 +77,7 @@ pub(super) fn engine(plan: &Plan, admin: Sender<Directive>) -> Arc<Engine> {
         admin,
         plan.default_timeout,
         plan.latencies,
+        plan.refuse_hopeless,
     )
 }
 

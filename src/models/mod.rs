@@ -175,6 +175,7 @@ mod rig {
                 admin,
                 None,
                 false,
+                false,
             );
             Rig { engine, closing: Arc::default(), _directives: directives }
         }
