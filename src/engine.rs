@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use crate::agenda::Agenda;
 use crate::alarm::Alarm;
+use crate::callers::Callers;
 use crate::clock::Tick;
 use crate::context::{End, Scope};
 use crate::directive::Directive;
@@ -13,6 +14,7 @@ use crate::extras::Place;
 use crate::job::Job;
 use crate::latency::Recorders;
 use crate::notes::{Noted, Notes};
+use crate::pace::Pace;
 use crate::panics::discard;
 use crate::provenance::{Cancel, Cancelled, Origin};
 use crate::queue::{Phase, Queue};
@@ -33,20 +35,33 @@ pub(crate) struct Engine {
     pub(crate) registry: Registry,
     /// The host of every job's scope. Cancelling it cancels whatever runs.
     pub(crate) scope: Arc<Scope>,
-    pub(crate) slots: Box<[Slot]>,
+    pub(crate) slots: Box<[Arc<Slot>]>,
+    pub(crate) callers: Callers,
     pub(crate) admin: Sender<Directive>,
     /// Wakes the delegator thread, which then calls [`look_around`](Engine::look_around).
     pub(crate) alarm: Arc<Alarm>,
     pub(crate) agenda: Padded<Mutex<Agenda>>,
     pub(crate) rejected: Padded<AtomicU64>,
+    /// Jobs that gave their places in the queue to others.
+    pub(crate) dropped: AtomicU64,
     pub(crate) events: Events,
     pub(crate) latencies: Recorders,
+    /// If jobs that would start too late are to be refused.
+    pub(crate) pace: Option<Pace>,
     pub(crate) default_timeout: Option<std::time::Duration>,
     /// Jobs that a shutdown hands back.
     pub(crate) unstarted: Mutex<Vec<Job>>,
     cells: Cells,
     /// Itself, for the jobs to refer to.
     weak: Weak<Engine>,
+}
+
+/// What a delegator does for all of its jobs, as its builder says.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Settings {
+    pub(crate) default_timeout: Option<std::time::Duration>,
+    pub(crate) latencies: bool,
+    pub(crate) refuse_hopeless: bool,
 }
 
 /// A worker as others see it.
@@ -80,18 +95,21 @@ impl Slot {
         self.at_work.lock()
     }
 
-    fn depth(&self) -> usize {
+    pub(crate) fn depth(&self) -> usize {
         self.lock().stack.len()
     }
 
     fn scope_of(&self, task: &Arc<Task>) -> Option<Arc<Scope>> {
         let at_work = self.lock();
-        let running = at_work.stack.iter().rev().find(|running| Arc::ptr_eq(&running.task, task))?;
-        Some(Arc::clone(at_work.scope_of(running)))
+        Some(Arc::clone(at_work.scope_of(at_work.find(task)?)))
     }
 }
 
 impl AtWork {
+    fn find(&self, task: &Arc<Task>) -> Option<&Running> {
+        self.stack.iter().rev().find(|running| Arc::ptr_eq(&running.task, task))
+    }
+
     pub(crate) fn scope_of<'a>(&'a self, running: &'a Running) -> &'a Arc<Scope> {
         running.scope.as_ref().unwrap_or(&self.scope)
     }
@@ -105,22 +123,25 @@ impl Engine {
         registry: Registry,
         thread_names: impl Iterator<Item = String>,
         admin: Sender<Directive>,
-        default_timeout: Option<std::time::Duration>,
-        latencies: bool,
+        settings: Settings,
     ) -> Arc<Engine> {
+        let Settings { default_timeout, latencies, refuse_hopeless } = settings;
         let scope = Scope::new(None, None);
-        let slots = thread_names.map(|name| Slot::new(name, &scope)).collect();
+        let slots: Box<[_]> = thread_names.map(|name| Arc::new(Slot::new(name, &scope))).collect();
         Arc::new_cyclic(|weak: &Weak<Engine>| {
             scope.belongs_to(weak.clone());
             Engine {
                 queue,
                 registry,
                 scope,
+                pace: refuse_hopeless.then(|| Pace::new(slots.len())),
                 slots,
+                callers: Callers::default(),
                 alarm: Arc::new(Alarm::new(admin.clone())),
                 admin,
                 agenda: Padded::default(),
                 rejected: Padded::default(),
+                dropped: AtomicU64::new(0),
                 events: Events::default(),
                 latencies: Recorders::new(latencies),
                 default_timeout,
@@ -247,15 +268,21 @@ impl Engine {
         driver::park_until(until, Some(std::ptr::from_ref(self).cast()));
     }
 
-    /// The jobs that workers are in, inline ones included.
+    /// Where jobs run: the workers, and, with an index past theirs, the callers.
+    pub(crate) fn all_slots(&self) -> Vec<(usize, Arc<Slot>)> {
+        let callers = self.callers.slots().into_iter().map(|slot| (self.slots.len(), slot));
+        self.slots.iter().cloned().enumerate().chain(callers).collect()
+    }
+
+    /// The jobs that workers and callers are in, inline ones included.
     pub(crate) fn running(&self) -> usize {
-        self.slots.iter().map(Slot::depth).sum()
+        self.all_slots().iter().map(|(_, slot)| slot.depth()).sum()
     }
 
     /// Counts a job whose outcome is settled, keeps its record, and publishes it with these flags.
     pub(crate) fn file(&self, task: Arc<Task>, flags: u8) {
         if let Some(outcome) = task.outcome() {
-            self.latencies.record_unstarted(task.created, outcome.completed);
+            self.latencies.record_elsewhere(task.created, None, outcome.completed);
         }
         self.finish(task, flags).discard();
     }
@@ -275,7 +302,7 @@ impl Engine {
 
     /// Gives the scope of a job that is on a worker the notes that it has not got yet.
     pub(crate) fn begin_notes(&self, scope: &Arc<Scope>) {
-        for (worker, slot) in self.slots.iter().enumerate() {
+        for (worker, slot) in self.all_slots() {
             let at_work = slot.lock();
             let found = at_work.stack.iter().find(|running| Arc::ptr_eq(at_work.scope_of(running), scope));
             if let Some(running) = found {
@@ -287,10 +314,15 @@ impl Engine {
 
     /// What the operation of a running job has said.
     pub(crate) fn noted(&self, task: &Arc<Task>) -> Option<Noted> {
-        let slot = task.worker().and_then(|worker| self.slots.get(worker))?;
-        let at_work = slot.lock();
-        let running = at_work.stack.iter().rev().find(|running| Arc::ptr_eq(&running.task, task))?;
-        at_work.scope_of(running).notes().map(|notes| notes.read())
+        let noted = |slot: &Arc<Slot>| {
+            let at_work = slot.lock();
+            at_work.scope_of(at_work.find(task)?).notes().map(|notes| notes.read())
+        };
+        match task.worker() {
+            Some(worker) => self.slots.get(worker).and_then(noted),
+            None if task.started().is_some() => self.callers.slots().iter().find_map(noted),
+            None => None,
+        }
     }
 
     /// Tells subscribers. What is called under a lock: the event has no values of the user's.
@@ -300,8 +332,10 @@ impl Engine {
 
     /// Cancels the context of a running job. `false` if its operation has returned.
     pub(crate) fn cancel_running(&self, task: &Arc<Task>, cancel: Arc<Cancel>) -> bool {
-        let scope =
-            task.worker().and_then(|worker| self.slots.get(worker)).and_then(|slot| slot.scope_of(task));
+        let scope = match task.worker() {
+            Some(worker) => self.slots.get(worker).and_then(|slot| slot.scope_of(task)),
+            None => self.callers.slots().iter().find_map(|slot| slot.scope_of(task)),
+        };
         match scope {
             Some(scope) => {
                 scope.cancel(cancel);

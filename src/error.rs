@@ -410,6 +410,8 @@ pub enum SubmitErrorKind {
     Timeout,
     /// The delegator accepts no jobs any more.
     ShutDown,
+    /// By the length of the queue, the job would not start before its deadline.
+    WouldMissDeadline,
 }
 
 impl fmt::Display for SubmitErrorKind {
@@ -418,6 +420,7 @@ impl fmt::Display for SubmitErrorKind {
             SubmitErrorKind::Full => "the queue is full",
             SubmitErrorKind::Timeout => "the queue stayed full for the time given",
             SubmitErrorKind::ShutDown => "the delegator is shut down",
+            SubmitErrorKind::WouldMissDeadline => "it would not start before its deadline",
         })
     }
 }

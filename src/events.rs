@@ -73,7 +73,8 @@ pub enum Event {
         id: JobId,
         /// Its name.
         name: Cow<'static, str>,
-        /// The index of the worker.
+        /// The index of the worker; the number of workers where the submitter runs the job
+        /// ([`Overflow::CallerRuns`](crate::Overflow::CallerRuns)).
         worker: usize,
     },
     /// The job's operation has said where it is, with [`Context::checkpoint`](crate::Context::checkpoint).

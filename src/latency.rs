@@ -85,12 +85,12 @@ pub(crate) struct Recorders {
     wanted: bool,
     all: Mutex<Vec<Arc<Recorder>>>,
     /// For jobs that no worker runs.
-    unstarted: Mutex<Option<Arc<Recorder>>>,
+    elsewhere: Mutex<Option<Arc<Recorder>>>,
 }
 
 impl Recorders {
     pub(crate) fn new(wanted: bool) -> Recorders {
-        Recorders { wanted, all: Mutex::default(), unstarted: Mutex::default() }
+        Recorders { wanted, all: Mutex::default(), elsewhere: Mutex::default() }
     }
 
     /// A recorder for the calling thread, if times are to be recorded.
@@ -103,17 +103,17 @@ impl Recorders {
         Some(recorder)
     }
 
-    /// Records a job that never started.
-    pub(crate) fn record_unstarted(&self, created: Tick, completed: Tick) {
+    /// Records a job that no worker ran.
+    pub(crate) fn record_elsewhere(&self, created: Tick, started: Option<Tick>, completed: Tick) {
         if !self.wanted {
             return;
         }
-        let mut unstarted = self.unstarted.lock();
-        if unstarted.is_none() {
-            *unstarted = self.join();
+        let mut elsewhere = self.elsewhere.lock();
+        if elsewhere.is_none() {
+            *elsewhere = self.join();
         }
-        if let Some(recorder) = &*unstarted {
-            recorder.record(created, None, completed);
+        if let Some(recorder) = &*elsewhere {
+            recorder.record(created, started, completed);
         }
     }
 

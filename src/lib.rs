@@ -178,6 +178,10 @@
 //! with its id, and can be submitted again, here or elsewhere. A capacity of zero is a hand-off: a job is accepted only when
 //! a worker is free.
 //!
+//! [`submit_with`](Delegator::submit_with) has two more answers to a full queue, as an [`Overflow`]: the caller runs the job
+//! itself, or the job that has waited longest gives way. With [`Builder::refuse_hopeless`], a job that would start after its
+//! deadline is refused at once.
+//!
 //! [`submit_all`](Delegator::submit_all) submits many at once, for less than as many calls cost, and
 //! [`try_submit_all`](Delegator::try_submit_all) those for which there is room.
 //!
@@ -555,6 +559,7 @@
 mod agenda;
 mod alarm;
 mod builder;
+mod callers;
 mod clock;
 mod context;
 mod delegator;
@@ -574,6 +579,8 @@ mod models;
 mod notes;
 #[cfg(all(feature = "orders", not(any(loom, shuttle))))]
 mod orders;
+mod overflow;
+mod pace;
 mod panics;
 mod priority;
 mod provenance;
@@ -609,6 +616,7 @@ pub use orders::{
 };
 #[cfg(all(feature = "sqlite", not(any(loom, shuttle))))]
 pub use orders::{Durability, SqliteQueue};
+pub use overflow::{Displaced, Overflow};
 pub use priority::Priority;
 pub use provenance::{Origin, Provenance};
 pub use record::JobRecord;

@@ -83,6 +83,8 @@ pub enum Origin {
     Shutdown,
     /// A queue of orders that the delegator serves: the order was cancelled there, or its lease was lost.
     OrderQueue,
+    /// Another job, in whose favour this one was cancelled: the cause is a [`Displaced`](crate::Displaced).
+    Displaced,
 }
 
 impl fmt::Display for Origin {
@@ -93,6 +95,7 @@ impl fmt::Display for Origin {
             Origin::JobSet => "job set",
             Origin::Shutdown => "shutdown",
             Origin::OrderQueue => "order queue",
+            Origin::Displaced => "displaced",
         })
     }
 }
@@ -161,7 +164,7 @@ impl Provenance {
         self.inherited
     }
 
-    /// The call that cancelled, in the program's source. `None` for a deadline and for the drop of a set.
+    /// The call that cancelled, in the program's source. `None` for a deadline, for the drop of a set, and for another job.
     ///
     /// # Examples
     ///
@@ -206,6 +209,7 @@ impl fmt::Display for Provenance {
             Origin::JobSet => "by a job set",
             Origin::Shutdown => "by a shutdown",
             Origin::OrderQueue => "by the order queue",
+            Origin::Displaced => "by another job",
         })?;
         if self.inherited {
             f.write_str(" through a parent context")?;

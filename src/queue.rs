@@ -267,6 +267,23 @@ impl<T> Queue<T> {
         }
     }
 
+    /// The item of this priority that has waited longest. Its place is for the caller to fill: nobody is called.
+    pub(crate) fn take_oldest(&self, priority: Priority) -> Option<T> {
+        if self.free.is_some() {
+            // What is in is promised to workers that are free.
+            return None;
+        }
+        match priority {
+            Priority::Normal => self.receiver.try_recv().ok(),
+            _ => self.beside().jobs.take_oldest(priority),
+        }
+    }
+
+    /// Whether items wait for workers in here, rather than to get in.
+    pub(crate) fn holds_any(&self) -> bool {
+        self.free.is_none()
+    }
+
     /// An item if there is one, whatever the phase.
     pub(crate) fn try_pop(&self) -> Option<T> {
         match self.levels.get() {

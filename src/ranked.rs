@@ -60,6 +60,14 @@ impl<T> Ranked<T> {
         Some((item, priority))
     }
 
+    /// The first of this level, out of turn.
+    pub(crate) fn take_oldest(&self, priority: Priority) -> Option<T> {
+        let mut levels = self.levels.lock();
+        let item = levels.jobs[priority as usize].pop_front()?;
+        self.ready.store(self.ready.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+        Some(item)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.ready.load(Ordering::Relaxed) == 0
     }

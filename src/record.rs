@@ -304,7 +304,8 @@ impl JobRecord {
         self.task.outcome_noted()?.progress
     }
 
-    /// The index of the worker that ran the job; `None` if it never started.
+    /// The index of the worker that ran the job; `None` if it never started, or its submitter ran it
+    /// ([`Overflow::CallerRuns`](crate::Overflow::CallerRuns)).
     ///
     /// # Examples
     ///

@@ -7,6 +7,7 @@ use crate::clock::Tick;
 use crate::engine::{AtWork, Running, Slot};
 use crate::id::JobId;
 use crate::notes::{Checkpoint, Progress};
+use crate::sync::Arc;
 
 /// What a worker is doing at one moment.
 ///
@@ -28,7 +29,7 @@ use crate::notes::{Checkpoint, Progress};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkerStatus {
-    /// Which worker: from zero.
+    /// Which worker: from zero. The number of workers stands for the thread of a submitter that runs a job itself.
     pub index: usize,
     /// The name of its thread, in full. Linux itself keeps the first 15 bytes.
     pub thread_name: String,
@@ -47,7 +48,7 @@ pub struct WorkerStatus {
 }
 
 /// Each worker with the job it is in.
-pub(crate) fn of_workers(slots: &[Slot]) -> Vec<WorkerStatus> {
+pub(crate) fn of_workers(slots: &[Arc<Slot>]) -> Vec<WorkerStatus> {
     let now = Tick::now();
     let slots = slots.iter().enumerate();
     slots

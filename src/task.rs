@@ -681,6 +681,7 @@ impl fmt::Display for Task {
         write!(f, "job {} {:?} {}", self.id, self.name, self.ended())?;
         match self.worker() {
             Some(worker) => write!(f, " on worker {worker}: ran {:.1?}", self.run_time())?,
+            None if self.started().is_some() => write!(f, " in its caller: ran {:.1?}", self.run_time())?,
             None => f.write_str(" before it started: ran 0ns")?,
         }
         write!(f, ", round trip {:.1?}", self.round_trip_time())?;

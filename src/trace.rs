@@ -47,6 +47,9 @@ impl Registry {
     }
 }
 
+/// What stands for the index of a worker where there is none.
+const CALLERS: usize = usize::MAX;
+
 /// A job on a worker.
 struct Slice<'a> {
     worker: usize,
@@ -78,7 +81,8 @@ fn write(records: &[JobRecord], out: &mut impl Write) -> io::Result<()> {
             }
             out.write_all(b"}")?;
         }
-        if let (Some(start), Some(worker)) = (started, record.worker()) {
+        if let Some(start) = started {
+            let worker = record.worker().unwrap_or(CALLERS);
             slices.push(Slice { worker, start, end: completed.max(start), record });
         }
     }
@@ -117,9 +121,12 @@ fn write_worker(
             None => {
                 last += 1;
                 lanes.push((last, vec![slice.end]));
-                let worker = slice.worker;
+                let worker = match slice.worker {
+                    CALLERS => "callers".to_owned(),
+                    worker => format!("worker {worker}"),
+                };
                 for (name, arg) in [
-                    ("thread_name", format!("\"name\":\"worker {worker}\"")),
+                    ("thread_name", format!("\"name\":\"{worker}\"")),
                     ("thread_sort_index", format!("\"sort_index\":{last}")),
                 ] {
                     write!(

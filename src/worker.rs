@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use crate::clock::Tick;
 use crate::context::{Context, Scope};
-use crate::engine::{BATCH, Engine, Running};
+use crate::engine::{BATCH, Engine, Running, Slot};
 use crate::error::{Error, ErrorKind};
 use crate::events::Event;
 use crate::latency::Recorder;
@@ -16,6 +16,9 @@ use crate::state::JobState;
 use crate::sync::{Arc, Unshared, thread_local};
 use crate::task::{Captures, Claim, Outcome, Task};
 
+/// What stands for the index of a worker on a thread that is none.
+const CALLER: usize = usize::MAX;
+
 /// A function of the user's that a worker calls with its index.
 pub(crate) type Hook = Arc<dyn Fn(usize) + Send + Sync>;
 
@@ -23,6 +26,7 @@ pub(crate) type Hook = Arc<dyn Fn(usize) + Send + Sync>;
 pub(crate) struct Worker {
     engine: Arc<Engine>,
     index: usize,
+    slot: Arc<Slot>,
     /// The scope of the slot, for the next job; `None` while a job has it.
     spare: Cell<Option<Arc<Scope>>>,
     /// When the last job ended, if no user code has run since.
@@ -47,9 +51,19 @@ pub(crate) fn is_on(engine: &Arc<Engine>) -> bool {
     current().is_some_and(|worker| Arc::ptr_eq(&worker.engine, engine))
 }
 
-/// Which worker of that delegator this thread is.
-pub(crate) fn index_on(engine: &Arc<Engine>) -> Option<usize> {
-    current().filter(|worker| Arc::ptr_eq(&worker.engine, engine)).map(|worker| worker.index)
+/// Where this thread works, if it is a worker of that delegator or runs a job of its as a caller.
+pub(crate) fn slot_on(engine: &Arc<Engine>) -> Option<Arc<Slot>> {
+    current().filter(|worker| Arc::ptr_eq(&worker.engine, engine)).map(|worker| Arc::clone(&worker.slot))
+}
+
+/// Runs the job on this thread, which is no worker and has entered the callers with this slot.
+pub(crate) fn run_as_caller(engine: &Arc<Engine>, slot: Arc<Slot>, task: &Arc<Task>) {
+    let worker = Worker::with(Arc::clone(engine), CALLER, slot, None);
+    worker.act(|worker| worker.execute_inline(Arc::clone(task)));
+    if let (Some(started), Some(outcome)) = (task.started(), task.outcome()) {
+        engine.latencies.record_elsewhere(task.created, Some(started), outcome.completed);
+    }
+    discard("a delegator", worker);
 }
 
 /// Runs what is queued on this worker's thread, from inside a job. `false` if `until` comes before the end.
@@ -104,12 +118,23 @@ pub(crate) fn run(engine: Arc<Engine>, index: usize, on_start: Option<Hook>, on_
 
 impl Worker {
     pub(crate) fn new(engine: Arc<Engine>, index: usize) -> Rc<Worker> {
-        let scope = Arc::clone(&engine.slots[index].lock().scope);
+        let (slot, recorder) = (Arc::clone(&engine.slots[index]), engine.latencies.join());
+        Worker::with(engine, index, slot, recorder)
+    }
+
+    fn with(
+        engine: Arc<Engine>,
+        index: usize,
+        slot: Arc<Slot>,
+        recorder: Option<Arc<Recorder>>,
+    ) -> Rc<Worker> {
+        let scope = Arc::clone(&slot.lock().scope);
         Rc::new(Worker {
             spare: Cell::new(Some(scope)),
-            recorder: engine.latencies.join(),
+            recorder,
             engine,
             index,
+            slot,
             last_end: Cell::new(None),
             batch: RefCell::new(Vec::with_capacity(BATCH)),
         })
@@ -142,7 +167,7 @@ impl Worker {
     fn execute(&self, task: Arc<Task>) {
         let now = self.last_end.take().unwrap_or_else(Tick::now).max(task.created);
         // Whoever sees the job running, and looks for it here to cancel it, waits for this lock and finds it.
-        let mut at_work = self.engine.slots[self.index].lock();
+        let mut at_work = self.slot.lock();
         match task.claim(self.index, now, &self.engine.scope) {
             Claim::Run(mut captures) => {
                 let (scope, own) = self.lend_scope(captures.context.take_scope());
@@ -176,7 +201,7 @@ impl Worker {
 
     #[cold]
     fn tell_started(&self, task: &Task) {
-        let (id, name, worker) = (task.id, task.name.clone(), self.index);
+        let (id, name, worker) = (task.id, task.name.clone(), self.index.min(self.engine.slots.len()));
         self.engine.events.emit(|| Event::Started { id, name, worker });
     }
 
@@ -212,8 +237,7 @@ impl Worker {
             discard("the context of a job", context);
         }
 
-        let slot = &self.engine.slots[self.index];
-        let mut at_work = slot.lock();
+        let mut at_work = self.slot.lock();
         let Some(Running { task, scope: own }) = at_work.stack.pop() else { return };
         // Who looks for them finds them on the stack or with the job.
         let noted = scope.as_ref().and_then(|scope| scope.notes()).map(|notes| {
@@ -235,12 +259,15 @@ impl Worker {
         if let Some(recorder) = &self.recorder {
             recorder.record(created, task.started(), completed);
         }
+        if let Some(pace) = &self.engine.pace {
+            pace.record(self.index, task.started(), completed);
+        }
         let is_noted = noted.is_some();
         let result = match (state, noted.and_then(|noted| noted.checkpoint)) {
             (JobState::Cancelled | JobState::TimedOut, Some(note)) => result.map_err(|error| {
                 error.at(Scene {
                     job: task.name.clone(),
-                    thread: slot.thread_name.clone(),
+                    thread: self.slot.thread_name.clone(),
                     limit: task.deadline.since(created).unwrap_or_default(),
                     note,
                     ended: completed,
@@ -263,7 +290,7 @@ impl Worker {
             return scope;
         }
         let next = Scope::new(None, Some(Arc::clone(&self.engine.scope)));
-        let replaced = std::mem::replace(&mut self.engine.slots[self.index].lock().scope, Arc::clone(&next));
+        let replaced = std::mem::replace(&mut self.slot.lock().scope, Arc::clone(&next));
         discard("the context of a job", replaced);
         discard("the context of a job", scope);
         next

@@ -25,6 +25,7 @@ use crate::events::Event;
 use crate::handle::JobHandle;
 use crate::job::Job;
 use crate::latency::Latencies;
+use crate::overflow::Overflow;
 use crate::registry::Registry;
 use crate::status::{self, WorkerStatus};
 use crate::sync::{Arc, JoinHandle, Mutex};
@@ -156,6 +157,33 @@ impl Delegator {
     /// ```
     pub fn submit_deadline(&self, job: Job, deadline: Instant) -> Result<JobHandle, SubmitError> {
         submit::submit_deadline(&self.engine, job, deadline)
+    }
+
+    /// Submits a job, and does this with it if the queue is full: see [`Overflow`].
+    ///
+    /// A [scheduled](Job::with_delay) job needs no room before it is due, and then waits for it whatever this says.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::ShutDown`], and what the form has that the overflow stands for; with the job.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::{Delegator, Job, Overflow};
+    ///
+    /// let delegator = Delegator::builder().workers(2).queue_capacity(4).build()?;
+    /// for n in 0..100 {
+    ///     // What finds no room is done by this thread.
+    ///     let job = Job::new(format!("part {n}"), |_| Ok(Vec::new()));
+    ///     let _ = delegator.submit_with(job, Overflow::CallerRuns)?;
+    /// }
+    /// delegator.wait_idle();
+    /// assert_eq!(delegator.stats().completed, 100);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn submit_with(&self, job: Job, overflow: Overflow) -> Result<JobHandle, SubmitError> {
+        submit::submit_with(&self.engine, job, overflow)
     }
 
     /// Submits many jobs for less than as many calls cost, and waits for room as [`submit`](Delegator::submit) does. The handles
@@ -531,6 +559,25 @@ impl Submitter {
     /// ```
     pub fn submit_deadline(&self, job: Job, deadline: Instant) -> Result<JobHandle, SubmitError> {
         submit::submit_deadline(&self.engine, job, deadline)
+    }
+
+    /// As [`Delegator::submit_with`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job, Overflow};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let submitter = delegator.submitter();
+    /// assert!(submitter.submit_with(Job::new("work", |_| Ok(Vec::new())), Overflow::Fail).is_ok());
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn submit_with(&self, job: Job, overflow: Overflow) -> Result<JobHandle, SubmitError> {
+        submit::submit_with(&self.engine, job, overflow)
     }
 
     #[cfg(feature = "orders")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::clock::{self, Tick};
 use crate::directive::Directive;
-use crate::engine::{Caller, Engine, ShutDown};
+use crate::engine::{Caller, Engine, ShutDown, Slot};
 use crate::id::JobId;
 use crate::job::Job;
 use crate::panics::discard;
@@ -260,7 +260,9 @@ impl Closing {
 /// What was so when the shutdown began.
 struct Start {
     counts: Counts,
-    /// Which worker the caller is.
+    /// Where the calling thread works, if it does.
+    slot: Option<Arc<Slot>>,
+    /// Which worker that is, if it is one.
     worker: Option<usize>,
 }
 
@@ -269,10 +271,15 @@ pub(super) fn shutdown(engine: &Arc<Engine>, closing: &Closing, how: Shutdown) -
     let caller = Some(Location::caller());
     let limit = Tick::now().after(how.within);
     let first = closing.begin();
-    let start = Start { counts: engine.registry.accounts().1, worker: worker::index_on(engine) };
+    let slot = worker::slot_on(engine);
+    let worker = slot.as_ref().and_then(|own| engine.slots.iter().position(|slot| Arc::ptr_eq(slot, own)));
+    let start = Start { counts: engine.registry.accounts().1, slot, worker };
     engine.events.shutting_down();
     let entered = closing.enter(start.worker);
+    let runs_here = start.slot.as_ref().filter(|_| worker.is_none());
+    runs_here.inspect(|slot| engine.callers.shuts_down(slot, true));
     let finished = finish(engine, closing, &start, first, how.cancel, limit, caller);
+    runs_here.inspect(|slot| engine.callers.shuts_down(slot, false));
     if entered {
         closing.leave(start.worker);
     }
@@ -289,13 +296,16 @@ fn finish(
     limit: Tick,
     caller: Caller,
 ) -> bool {
-    let is_worker = start.worker.is_some();
+    let is_worker = start.slot.is_some();
+    let wait = |until| {
+        closing.wait(engine, is_worker, until) && engine.callers.wait(until, |until| engine.park_until(until))
+    };
     engine.queue.close(if cancel { Phase::Stopped } else { Phase::Draining });
     engine.close_agenda(false, caller);
     if cancel {
         stop(engine, caller);
     }
-    let mut stopped = closing.wait(engine, is_worker, limit);
+    let mut stopped = wait(limit);
     if stopped && is_worker && !cancel {
         stopped = worker::drain_inline(limit);
     }
@@ -303,7 +313,7 @@ fn finish(
         engine.queue.close(Phase::Stopped);
         stop(engine, caller);
     }
-    if stopped || closing.wait(engine, is_worker, Tick::now().after(GRACE)) {
+    if stopped || wait(Tick::now().after(GRACE)) {
         return true;
     }
     if first {
@@ -331,8 +341,9 @@ fn stop(engine: &Engine, caller: Caller) {
 
 /// The jobs that have not returned, other than those of the worker that is asking.
 fn stuck(engine: &Engine, start: &Start) -> Vec<WorkerStatus> {
-    let slots = engine.slots.iter().enumerate().filter(|(index, _)| Some(*index) != start.worker);
-    slots.flat_map(|(index, slot)| status::of_jobs(index, slot)).collect()
+    let is_own = |slot: &Arc<Slot>| start.slot.as_ref().is_some_and(|own| Arc::ptr_eq(own, slot));
+    let others = engine.all_slots().into_iter().filter(|(_, slot)| !is_own(slot));
+    others.flat_map(|(index, slot)| status::of_jobs(index, &slot)).collect()
 }
 
 fn jobs(workers: &[WorkerStatus]) -> impl Iterator<Item = (usize, Option<JobId>)> {

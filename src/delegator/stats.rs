@@ -27,7 +27,8 @@ pub struct Stats {
     pub scheduled: usize,
     /// Jobs that wait for a worker.
     pub queued: usize,
-    /// Jobs whose operation runs, including those that wait for a job they run inline.
+    /// Jobs whose operation runs, on a worker or on the thread of their submitter, including those that wait for a job they
+    /// run inline.
     pub running: usize,
     /// Jobs that were accepted, ever.
     pub submitted: u64,
@@ -43,6 +44,9 @@ pub struct Stats {
     pub timed_out: u64,
     /// Submissions that were refused, for whatever reason. They do not count as submitted.
     pub rejected: u64,
+    /// Of the cancelled jobs, those that gave their places in the full queue to others: see
+    /// [`Overflow::DropOldest`](crate::Overflow::DropOldest).
+    pub dropped: u64,
     /// The places that jobs take in the queue, by their priority. A job that ends there keeps its place until a worker has
     /// skipped it, so together they may be more than `queued`.
     pub places: Places,
@@ -98,6 +102,7 @@ impl Stats {
             cancelled: self.cancelled.saturating_sub(earlier.cancelled),
             timed_out: self.timed_out.saturating_sub(earlier.timed_out),
             rejected: self.rejected.saturating_sub(earlier.rejected),
+            dropped: self.dropped.saturating_sub(earlier.dropped),
             ..*self
         }
     }
@@ -121,6 +126,7 @@ pub(super) fn stats(engine: &Engine) -> Stats {
         cancelled: counts.cancelled,
         timed_out: counts.timed_out,
         rejected: engine.rejected.load(Ordering::Relaxed),
+        dropped: engine.dropped.load(Ordering::Relaxed),
         places: Places {
             high: engine.queue.len_at(Priority::High),
             normal: engine.queue.len_at(Priority::Normal),

@@ -6,14 +6,18 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Tick;
 use crate::context::{Action, End};
-use crate::engine::Engine;
+use crate::engine::{Engine, Slot};
 use crate::error::{Error, SubmitErrorKind};
 use crate::events::Event;
 use crate::extras::When;
 use crate::handle::JobHandle;
+use crate::id::JobId;
 use crate::job::Job;
+use crate::overflow::{Displaced, Overflow};
+use crate::pace::Pace;
 use crate::panics::discard;
 use crate::priority::Priority;
+use crate::provenance::{Cancel, Cancelled, Origin};
 use crate::queue::{Parker, Phase};
 use crate::sync::{self, Arc, Ordering, spin_loop};
 use crate::task::Task;
@@ -48,6 +52,9 @@ pub enum SubmitError {
     Timeout(Job),
     /// The delegator accepts no jobs any more.
     ShutDown(Job),
+    /// By the length of the queue, the job would not start before its deadline; see
+    /// [`Builder::refuse_hopeless`](crate::Builder::refuse_hopeless).
+    WouldMissDeadline(Job),
 }
 
 impl SubmitError {
@@ -66,7 +73,10 @@ impl SubmitError {
     /// ```
     pub fn into_job(self) -> Job {
         match self {
-            SubmitError::Full(job) | SubmitError::Timeout(job) | SubmitError::ShutDown(job) => job,
+            SubmitError::Full(job)
+            | SubmitError::Timeout(job)
+            | SubmitError::ShutDown(job)
+            | SubmitError::WouldMissDeadline(job) => job,
         }
     }
 
@@ -91,6 +101,7 @@ impl SubmitError {
             SubmitError::Full(job) => (SubmitErrorKind::Full, job),
             SubmitError::Timeout(job) => (SubmitErrorKind::Timeout, job),
             SubmitError::ShutDown(job) => (SubmitErrorKind::ShutDown, job),
+            SubmitError::WouldMissDeadline(job) => (SubmitErrorKind::WouldMissDeadline, job),
         }
     }
 }
@@ -188,6 +199,10 @@ enum NoRoom {
     WaitUntil(Tick),
     /// For as long as it takes; a worker of the delegator does not wait but does the job itself.
     Wait,
+    /// The submitter does the job itself.
+    RunHere,
+    /// For as long as others give way.
+    DropOldest,
 }
 
 pub(super) fn submit(engine: &Arc<Engine>, job: Job) -> Result<JobHandle, SubmitError> {
@@ -212,6 +227,20 @@ pub(super) fn submit_deadline(
     deadline: Instant,
 ) -> Result<JobHandle, SubmitError> {
     submit_until(engine, job, Tick::from(deadline))
+}
+
+pub(super) fn submit_with(
+    engine: &Arc<Engine>,
+    job: Job,
+    overflow: Overflow,
+) -> Result<JobHandle, SubmitError> {
+    match overflow {
+        Overflow::Block => submit(engine, job),
+        Overflow::Fail => try_submit(engine, job),
+        Overflow::Timeout(timeout) => submit_timeout(engine, job, timeout),
+        Overflow::CallerRuns => accept(engine, job, NoRoom::RunHere),
+        Overflow::DropOldest => accept(engine, job, NoRoom::DropOldest),
+    }
 }
 
 fn submit_until(engine: &Arc<Engine>, job: Job, until: Tick) -> Result<JobHandle, SubmitError> {
@@ -270,9 +299,10 @@ fn accept_all(
 fn admit_run(engine: &Engine, jobs: &mut VecDeque<Job>) -> VecDeque<Arc<Task>> {
     let mut run = VecDeque::new();
     let most = engine.queue.room(Priority::Normal).min(jobs.len()).min(RUN);
-    // Subscribers are told of each job on its own; a job without any time is ended on its own.
-    let special = engine.events.is_watched() || engine.default_timeout == Some(Duration::ZERO);
-    if most < 2 || special || engine.queue.phase() != Phase::Open {
+    // Subscribers are told of each job on its own, each may be too late on its own, and without any time each is.
+    let no_time = engine.default_timeout == Some(Duration::ZERO);
+    let one_by_one = engine.events.is_watched() || engine.pace.is_some() || no_time;
+    if most < 2 || engine.queue.phase() != Phase::Open || one_by_one {
         return run;
     }
     let now = Tick::now();
@@ -368,10 +398,24 @@ fn accept(engine: &Arc<Engine>, mut job: Job, no_room: NoRoom) -> Result<JobHand
         }
         return Err(give_back(engine, task, handle, SubmitError::ShutDown));
     }
+    if engine.pace.as_ref().is_some_and(|pace| is_hopeless(engine, pace, &task, priority)) {
+        return Err(give_back(engine, task, handle, SubmitError::WouldMissDeadline));
+    }
     match push(engine, task, priority) {
         Ok(()) => confirm(engine, handle),
         Err(task) => make_room(engine, task, priority, handle, no_room),
     }
+}
+
+/// Whether the jobs that go before it will take until after its deadline.
+#[cold]
+fn is_hopeless(engine: &Engine, pace: &Pace, task: &Task, priority: Priority) -> bool {
+    if task.deadline == Tick::NEVER {
+        return false;
+    }
+    let levels = [Priority::Low, Priority::Normal, Priority::High].into_iter();
+    let ahead = levels.filter(|level| *level >= priority).map(|level| engine.queue.len_at(level)).sum();
+    Tick::now().after(pace.time_for(ahead)) > task.deadline
 }
 
 /// Counts the task in and puts it in the queue, or gives it back.
@@ -414,13 +458,15 @@ fn make_room(
     }
     let until = match no_room {
         NoRoom::GiveUp => return Err(give_back(engine, task, handle, SubmitError::Full)),
-        NoRoom::Wait if worker::is_on(engine) => {
+        NoRoom::DropOldest => return drop_oldest(engine, task, priority, handle),
+        NoRoom::Wait | NoRoom::RunHere if worker::is_on(engine) => {
             engine.registry.begin_submission();
             engine.registry.accept_submission();
             drop(task);
             worker::run_inline(&handle.task);
             return Ok(handle);
         }
+        NoRoom::RunHere => return run_here(engine, task, handle),
         NoRoom::Wait => Tick::NEVER,
         NoRoom::WaitUntil(until) => until,
     };
@@ -435,6 +481,59 @@ fn make_room(
         spin_loop();
     }
     wait_for_room(engine, task, priority, handle, until)
+}
+
+/// Has jobs give way until this one has a place.
+fn drop_oldest(
+    engine: &Arc<Engine>,
+    mut task: Arc<Task>,
+    priority: Priority,
+    handle: JobHandle,
+) -> Result<JobHandle, SubmitError> {
+    loop {
+        if engine.queue.phase() != Phase::Open {
+            return Err(give_back(engine, task, handle, SubmitError::ShutDown));
+        }
+        match engine.queue.take_oldest(priority) {
+            Some(oldest) => give_way(engine, oldest, handle.id()),
+            None if engine.queue.holds_any() => {}
+            None => return Err(give_back(engine, task, handle, SubmitError::Full)),
+        }
+        match push(engine, task, priority) {
+            Ok(()) => return confirm(engine, handle),
+            // Somebody else has taken the place.
+            Err(back) => task = back,
+        }
+    }
+}
+
+/// Ends a job that was taken out of the queue.
+fn give_way(engine: &Engine, task: Arc<Task>, by: JobId) {
+    // One that has ended, or whose context is done, does not give way.
+    task.look();
+    if let Some(captures) = task.withdraw() {
+        engine.dropped.fetch_add(1, Ordering::Relaxed);
+        let cancel = Cancel::at(Origin::Displaced, Some(Arc::new(Displaced::Dropped { by })), None);
+        task.end_claimed(captures, End::Cancel(Cancelled::now(cancel)));
+    }
+    discard("a finished job", task);
+}
+
+/// Runs the job on this thread, which is no worker.
+fn run_here(engine: &Arc<Engine>, task: Arc<Task>, handle: JobHandle) -> Result<JobHandle, SubmitError> {
+    let name = std::thread::current().name().unwrap_or("a caller").to_owned();
+    let slot = Arc::new(Slot::new(name, &engine.scope));
+    engine.callers.enter(&slot);
+    if engine.queue.phase() != Phase::Open {
+        engine.callers.leave(&slot);
+        return Err(give_back(engine, task, handle, SubmitError::ShutDown));
+    }
+    engine.registry.begin_submission();
+    engine.registry.accept_submission();
+    drop(task);
+    worker::run_as_caller(engine, Arc::clone(&slot), &handle.task);
+    engine.callers.leave(&slot);
+    Ok(handle)
 }
 
 fn wait_for_room(

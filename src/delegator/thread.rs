@@ -3,13 +3,12 @@
 use std::convert::Infallible;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
 
 use super::shutdown::Closing;
 use crate::alarm::Alarm;
 use crate::clock::Tick;
 use crate::directive::Directive;
-use crate::engine::Engine;
+use crate::engine::{Engine, Settings};
 use crate::panics::discard;
 use crate::queue::Queue;
 use crate::registry::{Registry, Retention};
@@ -25,8 +24,7 @@ pub(crate) struct Plan {
     pub(crate) workers: usize,
     pub(crate) queue_capacity: usize,
     pub(crate) retention: Retention,
-    pub(crate) default_timeout: Option<Duration>,
-    pub(crate) latencies: bool,
+    pub(crate) settings: Settings,
     pub(crate) thread_name: String,
     pub(crate) stack_size: Option<usize>,
     pub(crate) on_worker_start: Option<Hook>,
@@ -74,8 +72,7 @@ pub(super) fn engine(plan: &Plan, admin: Sender<Directive>) -> Arc<Engine> {
         Registry::new(plan.retention),
         names,
         admin,
-        plan.default_timeout,
-        plan.latencies,
+        plan.settings.clone(),
     )
 }
 

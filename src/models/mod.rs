@@ -149,7 +149,7 @@ use self::rig::Rig;
 mod rig {
     use crate::delegator::parts;
     use crate::directive::Directive;
-    use crate::engine::Engine;
+    use crate::engine::{Engine, Settings};
     use crate::handle::JobHandle;
     use crate::job::Job;
     use crate::queue::{Phase, Queue};
@@ -175,8 +175,7 @@ mod rig {
                 Registry::new(Retention::last(4)),
                 (0..workers).map(|index| index.to_string()),
                 admin,
-                None,
-                false,
+                Settings::default(),
             );
             Rig { engine, closing: Arc::default(), _directives: directives }
         }

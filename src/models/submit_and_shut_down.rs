@@ -1,11 +1,12 @@
 //! A submission against the end of the delegator: the push, the phase, the second look of one side; the phase, the sweep of the
-//! other. The job is refused and comes back whole, or is accepted and ends once; it is never both, and never forgotten.
+//! other. The job is refused and comes back whole, or is accepted and ends once; it is never both, and never forgotten. The same
+//! for a job that its submitter runs.
 
 use loom::thread::spawn;
 
 use super::{Rig, Watch, explore};
 use crate::handle::JobHandle;
-use crate::{JobState, Shutdown, SubmitError};
+use crate::{JobState, Overflow, Shutdown, SubmitError};
 
 /// What a submission came to, when everything is over.
 fn check(rig: &Rig, submitted: Result<JobHandle, SubmitError>, watch: &Watch, unstarted: usize) {
@@ -118,5 +119,25 @@ fn the_report_of_a_cancel() {
         assert_eq!(watch.runs.get() + report.unstarted.len(), 2);
         assert_eq!((report.failed, report.cancelled, report.stuck.len()), (0, 0, 0));
         rig.check_accounts(2);
+    });
+}
+
+/// What a caller runs is either refused or over when the shutdown returns.
+#[test]
+fn a_caller_runs_and_a_drain() {
+    explore(2, || {
+        let (rig, watch) = (Rig::new(1, 1), Watch::default());
+        let _queued = rig.accepted(watch.job("queued"));
+        let caller = {
+            let (submitter, job) = (rig.submitter(), watch.job("here"));
+            spawn(move || submitter.submit_with(job, Overflow::CallerRuns).is_ok())
+        };
+        let worker = rig.worker(0);
+        let report = rig.shut_down(Shutdown::drain());
+        rig.check_accounts(watch.runs.get() as u64);
+        assert!(report.stuck.is_empty() && report.unstarted.is_empty(), "{report:?}");
+        let accepted = caller.join().unwrap();
+        worker.join().unwrap();
+        assert_eq!(watch.runs.get(), 1 + usize::from(accepted));
     });
 }
