@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use common::{Counter, DropFlag, FOREVER, Gate, delegator, gated, occupy, watchdog, yields};
+use common::{Counter, DropFlag, FOREVER, Gate, delegator, eventually, gated, occupy, watchdog, yields};
 use pool::{assert_balanced, covered, fill, keeps, obedient, pause, sized};
 use workpath::{
     Context, Delegator, Displaced, Error, Event, Job, JobHandle, JobState, Overflow, Priority, Retention,
@@ -149,9 +149,13 @@ fn a_shutdown_waits_for_callers_and_counts_their_jobs() {
             let caller = caller_in(&delegator, gated("here", &started, &release));
             started.wait();
             assert_eq!(delegator.stats().running, 2);
-            busy.release();
+            let submitter = delegator.submitter();
             let (report, came) = mpsc::channel();
             let shutter = thread::spawn(move || report.send(delegator.shutdown(how)));
+            eventually("the shutdown has begun", || {
+                matches!(submitter.try_submit(yields("late", [])), Err(SubmitError::ShutDown(_)))
+            });
+            busy.release();
             pause();
             assert!(came.try_recv().is_err(), "it did not wait");
             release.open();

@@ -26,6 +26,8 @@ pub(crate) struct Cell {
     pub(crate) drops: AtomicU32,
     /// At its gate it was asked whether its context is done, and it was.
     pub(crate) saw_end: AtomicBool,
+    /// It has gone through its gate, and has looked at its context.
+    pub(crate) went: AtomicBool,
 }
 
 impl Cell {
@@ -35,6 +37,7 @@ impl Cell {
             runs: AtomicU32::new(0),
             drops: AtomicU32::new(0),
             saw_end: AtomicBool::new(false),
+            went: AtomicBool::new(false),
         })
     }
 }
@@ -168,6 +171,7 @@ impl Operation for Scripted {
         if done != ctx.is_done() && (done || spec.limit != Limit::Soon) {
             shared.wrong(format!("the context of a job is done: {}, not {done}", ctx.is_done()));
         }
+        cell.went.store(true, Ordering::SeqCst);
         match &spec.inside {
             Inside::Nothing => {}
             Inside::Nests(children) => {

@@ -682,6 +682,8 @@ impl Real {
             let _ = made.cell.gate.0.send(Word::Look);
             return Err(format!("job {number} does not see that its context is done"));
         }
+        let on_its_way = made.opened && job.stage == Stage::Running && !made.cell.went.load(Ordering::SeqCst);
+        ensure!(!on_its_way, "job {number} is not through its gate yet");
         let runs = made.cell.runs.load(Ordering::SeqCst);
         ensure!(runs == job.runs, "job {number} was run {runs} times instead of {}", job.runs);
         let drops = made.cell.drops.load(Ordering::SeqCst);

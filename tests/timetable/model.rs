@@ -338,11 +338,11 @@ impl Model {
         }
         let due = (0..3).find(|level| waits[*level] && self.passed_over[*level] >= PATIENCE[*level]);
         let chosen = due.or_else(|| (0..3).rev().find(|level| waits[*level]))?;
-        for level in 0..3 {
+        for (level, passed_over) in self.passed_over.iter_mut().enumerate() {
             if level == chosen || !waits[level] {
-                self.passed_over[level] = 0;
+                *passed_over = 0;
             } else if level < chosen {
-                self.passed_over[level] += 1;
+                *passed_over += 1;
             }
         }
         self.levels[chosen].pop_front()

@@ -61,7 +61,7 @@ pub(crate) enum Step {
     Cancel(usize),
     Look(usize),
     Wait(usize),
-    Step,
+    RunOne,
     RunUntilIdle,
     Advance(Time),
 }
@@ -125,7 +125,7 @@ pub(crate) fn programs() -> impl Strategy<Value = (Setup, Program)> {
         2 => any::<usize>().prop_map(Step::Cancel),
         1 => any::<usize>().prop_map(Step::Look),
         1 => any::<usize>().prop_map(Step::Wait),
-        3 => Just(Step::Step),
+        3 => Just(Step::RunOne),
         1 => Just(Step::RunUntilIdle),
         3 => times().prop_map(Step::Advance),
     ];

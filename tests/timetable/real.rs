@@ -30,15 +30,18 @@ pub(crate) fn hush() {
     }));
 }
 
+/// A job that was made, with its handle if it was accepted.
+type Entry = (JobId, Option<JobHandle>);
+
 /// All jobs that were ever made, in the order of their submission.
 #[derive(Clone)]
 struct Made {
     submitter: Submitter,
-    jobs: Arc<Mutex<Vec<(JobId, Option<JobHandle>)>>>,
+    jobs: Arc<Mutex<Vec<Entry>>>,
 }
 
 impl Made {
-    fn lock(&self) -> MutexGuard<'_, Vec<(JobId, Option<JobHandle>)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -203,7 +206,7 @@ impl Real {
                     }
                 }
             }
-            Step::Step => {
+            Step::RunOne => {
                 let (ran, expected) = (self.delegator.step(), model.step());
                 ensure!(ran == expected, "ran a job: {ran}");
             }
