@@ -221,7 +221,8 @@ fn draw_failures(frame: &mut Frame<'_>, area: Rect, look: &Look) {
         let error = record.error().map(ToString::to_string).unwrap_or_default();
         let style = if record.state() == JobState::Panicked { WRONG } else { Style::new() };
         let worker = record.worker().map_or("-".to_owned(), |worker| worker.to_string());
-        let cells = [time(*age), record.state().to_string(), worker, record.name().to_owned(), error];
+        let ago = if *age < Duration::from_millis(1) { "now".to_owned() } else { time(*age) };
+        let cells = [ago, record.state().to_string(), worker, record.name().to_owned(), error];
         Row::new(cells.map(Cell::from)).style(style)
     });
     let widths = [
