@@ -9,14 +9,19 @@ use crate::record::JobRecord;
 use crate::registry::Registry;
 use crate::state::JobState;
 
+/// The lane of the jobs that wait. Zero would not do: a viewer takes it for the first lane of the process, which is this one.
+/// Those of the workers follow.
+const QUEUE: u64 = 1;
+
 impl Registry {
     /// Writes the records as a timeline, in the Chrome trace event format, for <https://ui.perfetto.dev> or
     /// `chrome://tracing`. Needs the feature `trace`.
     ///
     /// Every worker has a lane, with a slice for each job that it ran; a job that ran inside another lies below it. The
-    /// time that a job waited is a slice of its own, on a track of the category `queue`. Slices carry the id, the state and
-    /// the error of the job; its last checkpoint is an instant on them. `chrome://tracing` shows the states as colours. Times count from the creation of the oldest
-    /// job. What the registry does not retain is not in the trace, and neither is what is not finished.
+    /// time that a job waited is a slice of its own, on the lane `queue`. Slices carry the id, the state and the error of
+    /// the job; its last checkpoint is an instant on them. `chrome://tracing` shows the states as colours. Times count from
+    /// the creation of the oldest job. What the registry does not retain is not in the trace, and neither is what is not
+    /// finished.
     ///
     /// The records are collected as [`records`](Registry::records) does; workers do not wait for the writing. It writes in
     /// small pieces: give it a [`BufWriter`](std::io::BufWriter).
@@ -65,6 +70,7 @@ fn write(records: &[JobRecord], out: &mut impl Write) -> io::Result<()> {
 
     out.write_all(b"{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n")?;
     write!(out, r#"{{"ph":"M","name":"process_name","pid":1,"args":{{"name":"workpath"}}}}"#)?;
+    write_lane(out, QUEUE, "queue")?;
     for record in records {
         let (created, started, completed) = record.ticks();
         let left = started.unwrap_or(completed);
@@ -73,7 +79,7 @@ fn write(records: &[JobRecord], out: &mut impl Write) -> io::Result<()> {
             let ts = micros(at);
             write!(
                 out,
-                ",\n{{\"ph\":\"{phase}\",\"cat\":\"queue\",\"id\":\"{id}\",\"name\":{name},\"pid\":1,\"tid\":0,\"ts\":{ts}"
+                ",\n{{\"ph\":\"{phase}\",\"cat\":\"queue\",\"id\":\"{id}\",\"name\":{name},\"pid\":1,\"tid\":{QUEUE},\"ts\":{ts}"
             )?;
             if started.is_none() {
                 write!(out, ",\"cname\":\"{}\"", colour(record.state()))?;
@@ -89,11 +95,22 @@ fn write(records: &[JobRecord], out: &mut impl Write) -> io::Result<()> {
 
     // An outer slice before those inside it.
     slices.sort_by_key(|slice| (slice.worker, slice.start, std::cmp::Reverse(slice.end)));
-    let mut lane = 0;
+    let mut lane = QUEUE;
     for workers in slices.chunk_by(|one, other| one.worker == other.worker) {
         lane = write_worker(out, workers, lane, &micros)?;
     }
     out.write_all(b"\n]}\n")
+}
+
+/// Names a lane, and gives it its place among the others.
+fn write_lane(out: &mut impl Write, lane: u64, name: &str) -> io::Result<()> {
+    for (key, value) in [
+        ("thread_name", format!("\"name\":\"{name}\"")),
+        ("thread_sort_index", format!("\"sort_index\":{lane}")),
+    ] {
+        write!(out, ",\n{{\"ph\":\"M\",\"name\":\"{key}\",\"pid\":1,\"tid\":{lane},\"args\":{{{value}}}}}")?;
+    }
+    Ok(())
 }
 
 /// Writes the slices of one worker to lanes after this one, and gives the last. One lane is enough while a thread runs one
@@ -121,19 +138,11 @@ fn write_worker(
             None => {
                 last += 1;
                 lanes.push((last, vec![slice.end]));
-                let worker = match slice.worker {
+                let name = match slice.worker {
                     CALLERS => "callers".to_owned(),
                     worker => format!("worker {worker}"),
                 };
-                for (name, arg) in [
-                    ("thread_name", format!("\"name\":\"{worker}\"")),
-                    ("thread_sort_index", format!("\"sort_index\":{last}")),
-                ] {
-                    write!(
-                        out,
-                        ",\n{{\"ph\":\"M\",\"name\":\"{name}\",\"pid\":1,\"tid\":{last},\"args\":{{{arg}}}}}"
-                    )?;
-                }
+                write_lane(out, last, &name)?;
                 last
             }
         };
@@ -188,12 +197,15 @@ fn colour(state: JobState) -> &'static str {
     }
 }
 
-/// Nanoseconds, shown as microseconds.
+/// Nanoseconds, shown as microseconds, and half a nanosecond more.
+///
+/// Viewers read it as a floating-point number, multiply it by a thousand and cut the rest off. Without that half this takes
+/// a nanosecond off one number in ten, and a job that starts when the one before ends overlaps it: Perfetto drops it then.
 struct Micros(u128);
 
 impl fmt::Display for Micros {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
+        write!(f, "{}.{:03}5", self.0 / 1000, self.0 % 1000)
     }
 }
 

@@ -2,12 +2,13 @@
 
 mod common;
 
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 use std::time::Duration;
 
 use common::{BRIEF, delegator, fails, occupy, panics, watchdog, yields};
 use serde_json::Value;
-use workpath::{Delegator, Error, Job, JobRecord};
+use workpath::{Delegator, Error, Job, JobRecord, Retention};
 
 fn trace(delegator: &Delegator) -> Vec<Value> {
     let mut bytes = Vec::new();
@@ -66,6 +67,99 @@ fn a_job_waits_on_a_track_and_runs_on_the_lane_of_its_worker() {
             assert_eq!(run["args"].get("error").is_some(), record.error().is_some());
         }
         assert_eq!(of(&events, "X", &records[1])[0]["args"]["error"], "no disk");
+    });
+}
+
+/// What Perfetto makes of a time.
+fn nanos(value: &Value) -> i64 {
+    (micros(value) * 1000.0) as i64
+}
+
+#[test]
+fn slices_are_inside_each_other_or_apart_also_as_a_viewer_rounds_them() {
+    watchdog(|| {
+        // A busy worker starts a job that captures nothing at the very nanosecond at which the one before ended.
+        let delegator = Delegator::builder().workers(2).retain(Retention::last(10_000)).build().unwrap();
+        let submitter = delegator.submitter();
+        let nests = (0..200).map(|_| {
+            let submitter = submitter.clone();
+            Job::new("outer", move |_| submitter.submit(yields("inner", ""))?.join())
+        });
+        delegator.submit_all(nests.chain((0..4_000).map(|_| Job::new("quick", |_| Ok(Vec::new()))))).unwrap();
+        delegator.wait_idle();
+
+        let events = trace(&delegator);
+        let mut open: HashMap<i64, Vec<i64>> = HashMap::new();
+        let mut touching = 0;
+        for slice in events.iter().filter(|event| event["ph"] == "X") {
+            let (start, length) = (nanos(&slice["ts"]), nanos(&slice["dur"]));
+            let ends = open.entry(slice["tid"].as_i64().expect("a lane")).or_default();
+            while let Some(end) = ends.last().copied().filter(|end| *end <= start) {
+                touching += usize::from(end == start);
+                ends.pop();
+            }
+            assert!(ends.last().is_none_or(|end| start + length <= *end), "{slice} crosses {ends:?}");
+            ends.push(start + length);
+        }
+        assert!(touching > 100, "{touching}");
+    });
+}
+
+#[test]
+fn every_event_has_what_the_format_asks_for() {
+    watchdog(|| {
+        let delegator = delegator(2);
+        let busy = occupy(&delegator);
+        let queued = delegator.submit(yields("queued", "")).unwrap();
+        let other = delegator.submit(fails("bad", "no disk")).unwrap();
+        other.wait();
+        assert!(!queued.cancel() || queued.is_finished());
+        busy.release();
+        delegator.wait_idle();
+
+        let events = trace(&delegator);
+        let mut waiting = HashSet::new();
+        for event in &events {
+            assert_eq!(event["pid"], 1, "{event}");
+            let has_a_colour = match event["ph"].as_str().expect("a phase") {
+                "M" => {
+                    let (name, args) = (event["name"].as_str().unwrap(), &event["args"]);
+                    match name {
+                        "process_name" | "thread_name" => assert!(args["name"].is_string(), "{event}"),
+                        "thread_sort_index" => assert_eq!(args["sort_index"], event["tid"], "{event}"),
+                        _ => panic!("{event}"),
+                    }
+                    continue;
+                }
+                "X" => {
+                    assert!(micros(&event["dur"]) >= 0.0, "{event}");
+                    true
+                }
+                "i" => {
+                    assert_eq!(event["s"], "t", "{event}");
+                    event.get("cname").is_some()
+                }
+                // A track is known by its category and id, and its two ends have one name.
+                phase @ ("b" | "e") => {
+                    let key = (event["cat"].to_string(), event["id"].to_string(), event["name"].to_string());
+                    assert_eq!(waiting.insert(key.clone()), phase == "b", "{event}");
+                    assert!(phase == "b" || waiting.remove(&key));
+                    event.get("cname").is_some()
+                }
+                _ => panic!("{event}"),
+            };
+            assert!(micros(&event["ts"]) >= 0.0, "{event}");
+            assert!(event["cat"].is_string() && event["name"].is_string(), "{event}");
+            // A name that the viewer does not know would stop it.
+            let known = ["good", "bad", "terrible", "yellow", "grey"];
+            assert!(!has_a_colour || known.iter().any(|name| event["cname"] == *name), "{event}");
+            // A lane of its own, with a name.
+            let tid = event["tid"].as_u64().expect("a lane");
+            let named = |event: &&Value| event["name"] == "thread_name" && event["tid"] == tid;
+            assert_eq!(events.iter().filter(named).count(), 1, "{event}");
+            assert_eq!(tid == 1, event["cat"] == "queue", "{event}");
+        }
+        assert!(waiting.is_empty(), "{waiting:?}");
     });
 }
 

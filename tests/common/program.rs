@@ -1,5 +1,7 @@
 //! Examples, run as programs.
 
+#![allow(dead_code, reason = "not every program is interrupted")]
+
 use std::env;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
