@@ -60,7 +60,8 @@ pub(crate) struct Engine {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Settings {
     pub(crate) default_timeout: Option<std::time::Duration>,
-    pub(crate) latencies: bool,
+    /// For how many names by themselves; `None` for no times at all.
+    pub(crate) latencies: Option<usize>,
     pub(crate) refuse_hopeless: bool,
 }
 
@@ -282,7 +283,7 @@ impl Engine {
     /// Counts a job whose outcome is settled, keeps its record, and publishes it with these flags.
     pub(crate) fn file(&self, task: Arc<Task>, flags: u8) {
         if let Some(outcome) = task.outcome() {
-            self.latencies.record_elsewhere(task.created, None, outcome.completed);
+            self.latencies.record_elsewhere(&task.name, task.created, None, outcome.completed);
         }
         self.finish(task, flags).discard();
     }

@@ -3,7 +3,12 @@
 //! A histogram has 16 buckets for each power of two, so a value is known to one part in 16. Each worker writes histograms of
 //! its own, by plain loads and stores, and whoever reads adds them up: nobody shares a cache line with anybody until then.
 //! Jobs that end without a worker go into one more set, under a lock.
+//!
+//! By name it is the same, with a set for each worker and name. Which names have room is decided under a lock, once for each
+//! worker and name; a name without room is looked up there every time.
 
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::time::Duration;
 
@@ -82,49 +87,112 @@ impl Recorder {
 
 /// The recorders of a delegator.
 pub(crate) struct Recorders {
-    wanted: bool,
+    /// How many names have recorders of their own; `None` if nothing is to be recorded.
+    names: Option<usize>,
     all: Mutex<Vec<Arc<Recorder>>>,
+    named: Arc<Mutex<Named>>,
     /// For jobs that no worker runs.
-    elsewhere: Mutex<Option<Arc<Recorder>>>,
+    elsewhere: Mutex<Option<Writer>>,
+}
+
+/// The recorders by name: those of each name, and those of all names for which there was no room.
+struct Named {
+    max: usize,
+    names: HashMap<String, Vec<Arc<Recorder>>>,
+    others: Vec<Arc<Recorder>>,
+}
+
+/// What one thread at a time records with.
+pub(crate) struct Writer {
+    all: Arc<Recorder>,
+    /// Its own part of the recorders by name. No user code runs while it is borrowed.
+    named: Option<RefCell<OwnNamed>>,
+}
+
+struct OwnNamed {
+    shared: Arc<Mutex<Named>>,
+    names: HashMap<String, Arc<Recorder>>,
+    others: Option<Arc<Recorder>>,
 }
 
 impl Recorders {
-    pub(crate) fn new(wanted: bool) -> Recorders {
-        Recorders { wanted, all: Mutex::default(), elsewhere: Mutex::default() }
+    pub(crate) fn new(names: Option<usize>) -> Recorders {
+        let named = Named { max: names.unwrap_or(0), names: HashMap::new(), others: Vec::new() };
+        Recorders {
+            names,
+            all: Mutex::default(),
+            named: Arc::new(Mutex::new(named)),
+            elsewhere: Mutex::default(),
+        }
     }
 
-    /// A recorder for the calling thread, if times are to be recorded.
-    pub(crate) fn join(&self) -> Option<Arc<Recorder>> {
-        if !self.wanted {
-            return None;
-        }
-        let recorder = Arc::new(Recorder::new());
-        self.all.lock().push(Arc::clone(&recorder));
-        Some(recorder)
+    /// What the calling thread records with, if times are to be recorded.
+    pub(crate) fn join(&self) -> Option<Writer> {
+        let names = self.names?;
+        let all = Arc::new(Recorder::new());
+        self.all.lock().push(Arc::clone(&all));
+        let own = || OwnNamed { shared: Arc::clone(&self.named), names: HashMap::new(), others: None };
+        Some(Writer { all, named: (names > 0).then(|| RefCell::new(own())) })
     }
 
     /// Records a job that no worker ran.
-    pub(crate) fn record_elsewhere(&self, created: Tick, started: Option<Tick>, completed: Tick) {
-        if !self.wanted {
+    pub(crate) fn record_elsewhere(&self, name: &str, created: Tick, started: Option<Tick>, completed: Tick) {
+        if self.names.is_none() {
             return;
         }
         let mut elsewhere = self.elsewhere.lock();
         if elsewhere.is_none() {
             *elsewhere = self.join();
         }
-        if let Some(recorder) = &*elsewhere {
-            recorder.record(created, started, completed);
+        if let Some(writer) = &*elsewhere {
+            writer.record(name, created, started, completed);
         }
     }
 
     pub(crate) fn read(&self) -> Latencies {
-        let all = self.all.lock().clone();
-        let sum = |part: fn(&Recorder) -> &Histogram| Latency::sum(all.iter().map(|recorder| part(recorder)));
-        Latencies {
-            queue_time: sum(|recorder| &recorder.queue),
-            run_time: sum(|recorder| &recorder.run),
-            round_trip_time: sum(|recorder| &recorder.round_trip),
+        Latencies::sum(&self.all.lock().clone())
+    }
+
+    pub(crate) fn read_named(&self) -> LatenciesByName {
+        let (names, others) = {
+            let named = self.named.lock();
+            (named.names.clone(), named.others.clone())
+        };
+        LatenciesByName {
+            names: names.into_iter().map(|(name, all)| (name, Latencies::sum(&all))).collect(),
+            others: Latencies::sum(&others),
         }
+    }
+}
+
+impl Writer {
+    /// To be called by one thread at a time.
+    pub(crate) fn record(&self, name: &str, created: Tick, started: Option<Tick>, completed: Tick) {
+        self.all.record(created, started, completed);
+        if let Some(named) = &self.named {
+            named.borrow_mut().recorder(name).record(created, started, completed);
+        }
+    }
+}
+
+impl OwnNamed {
+    fn recorder(&mut self, name: &str) -> &Recorder {
+        if !self.names.contains_key(name) {
+            let mut shared = self.shared.lock();
+            let has_room = shared.names.len() < shared.max;
+            if !has_room && !shared.names.contains_key(name) {
+                return self.others.get_or_insert_with(|| {
+                    let others = Arc::new(Recorder::new());
+                    shared.others.push(Arc::clone(&others));
+                    others
+                });
+            }
+            let recorder = Arc::new(Recorder::new());
+            shared.names.entry(name.to_owned()).or_default().push(Arc::clone(&recorder));
+            drop(shared);
+            self.names.insert(name.to_owned(), recorder);
+        }
+        &self.names[name]
     }
 }
 
@@ -154,6 +222,16 @@ pub struct Latencies {
 }
 
 impl Latencies {
+    fn sum(recorders: &[Arc<Recorder>]) -> Latencies {
+        let sum =
+            |part: fn(&Recorder) -> &Histogram| Latency::sum(recorders.iter().map(|recorder| part(recorder)));
+        Latencies {
+            queue_time: sum(|recorder| &recorder.queue),
+            run_time: sum(|recorder| &recorder.run),
+            round_trip_time: sum(|recorder| &recorder.round_trip),
+        }
+    }
+
     /// What has come on top since an earlier reading of the same delegator. Nothing is reset, so any number of observers
     /// can each have their own intervals.
     ///
@@ -174,6 +252,61 @@ impl Latencies {
             queue_time: self.queue_time.since(&earlier.queue_time),
             run_time: self.run_time.since(&earlier.run_time),
             round_trip_time: self.round_trip_time.since(&earlier.round_trip_time),
+        }
+    }
+}
+
+/// How long the finished jobs took, by their names; see
+/// [`Delegator::latencies_by_name`](crate::Delegator::latencies_by_name).
+///
+/// # Examples
+///
+/// ```
+/// use workpath::{Delegator, Job};
+///
+/// let delegator = Delegator::builder().workers(1).latencies_by_name(1).build()?;
+/// for name in ["resize", "upload", "resize", "notify"] {
+///     delegator.submit(Job::new(name, |_| Ok(Vec::new())))?.wait();
+/// }
+/// let by_name = delegator.latencies_by_name();
+/// assert_eq!(by_name.names["resize"].run_time.count(), 2);
+/// assert_eq!(by_name.others.run_time.count(), 2); // there was room for one name
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LatenciesByName {
+    /// Those of the names that found room.
+    pub names: BTreeMap<String, Latencies>,
+    /// Those of all other names together.
+    pub others: Latencies,
+}
+
+impl LatenciesByName {
+    /// What has come on top since an earlier reading of the same delegator. Names of which nothing has are not in it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).latencies_by_name(10).build()?;
+    /// delegator.submit(Job::new("before", |_| Ok(Vec::new())))?.wait();
+    /// let earlier = delegator.latencies_by_name();
+    /// delegator.submit(Job::new("after", |_| Ok(Vec::new())))?.wait();
+    /// let since = delegator.latencies_by_name().since(&earlier);
+    /// assert!(since.names.keys().eq(["after"]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn since(&self, earlier: &LatenciesByName) -> LatenciesByName {
+        let since = |(name, latencies): (&String, &Latencies)| {
+            let latencies =
+                earlier.names.get(name).map_or_else(|| latencies.clone(), |before| latencies.since(before));
+            (latencies.round_trip_time.count() > 0).then(|| (name.clone(), latencies))
+        };
+        LatenciesByName {
+            names: self.names.iter().filter_map(since).collect(),
+            others: self.others.since(&earlier.others),
         }
     }
 }
@@ -209,6 +342,22 @@ impl Latency {
             }
         }
         Latency { max, buckets: counts.into_iter().enumerate().filter(|(_, count)| *count > 0).collect() }
+    }
+
+    /// The buckets that are not empty, each as its longest time in nanoseconds and its count.
+    #[cfg(feature = "serde")]
+    pub(crate) fn tops_and_counts(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.buckets.iter().map(|(bucket, count)| (top_of(*bucket), *count))
+    }
+
+    #[cfg(feature = "serde")]
+    pub(crate) fn of_tops_and_counts(max: u64, buckets: impl IntoIterator<Item = (u64, u64)>) -> Latency {
+        let mut counts = BTreeMap::new();
+        for (top, count) in buckets.into_iter().filter(|(_, count)| *count > 0) {
+            let sum: &mut u64 = counts.entry(bucket_of(top)).or_default();
+            *sum = sum.saturating_add(count);
+        }
+        Latency { max, buckets: counts.into_iter().collect() }
     }
 
     /// How many times there are.

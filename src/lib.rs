@@ -16,6 +16,7 @@
 //! * [Shutdown](#shutdown)
 //! * [Registry, retention and numbers](#registry-retention-and-numbers)
 //! * [Inside a running job](#inside-a-running-job)
+//! * [Records as data](#records-as-data)
 //! * [Events](#events)
 //! * [Logging](#logging)
 //! * [Schedules](#schedules)
@@ -363,7 +364,8 @@
 //!
 //! The [`Registry`] keeps the records of finished jobs, by default the last 1,024. A [`Retention`] bounds it by number, age
 //! and payload bytes. A record that somebody holds stays whatever the registry does. [`Delegator::stats`] counts jobs by
-//! state, [`Delegator::workers`] tells which job each worker is in, and [`Delegator::latencies`] how long jobs wait and run.
+//! state, [`Delegator::workers`] tells which job each worker is in, and [`Delegator::latencies`] how long jobs
+//! wait and run, by name too if the builder says so.
 //!
 //! ```
 //! use std::time::Duration;
@@ -380,6 +382,9 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! With the feature `metrics`, `Delegator::record_metrics` hands these numbers to the facade of the `metrics` crate,
+//! whenever the program calls it.
 //!
 //! # Inside a running job
 //!
@@ -411,6 +416,28 @@
 //! # }
 //! ```
 //!
+//! # Records as data
+//!
+//! With the feature `serde`, what this crate tells can be serialised: [`JobRecord`], [`Error`], [`Provenance`], [`Event`],
+//! [`Checkpoint`], [`WorkerStatus`], [`ShutdownReport`], and, to be read again as well, [`JobId`], [`JobState`],
+//! [`ErrorKind`], [`Origin`], [`SubmitErrorKind`], [`Priority`], [`Progress`], [`Stats`], [`Latencies`] and
+//! [`LatenciesByName`]. The names of fields stay as they are; new ones may come. Those of types that are not in this table
+//! are their public ones:
+//!
+//! | type | fields |
+//! |---|---|
+//! | [`JobRecord`] | `id`, `name`, `state`, `worker`, `created_unix_ms`, `started_unix_ms`, `completed_unix_ms`, `queue_ns`, `run_ns`, `round_trip_ns`, `overrun_ns`, `payload_bytes`, `error`, `checkpoint`, `progress`; never the payload itself |
+//! | [`WorkerStatus`] | `index`, `thread_name`, `running`, `job_name`, `running_for_ns`, `overdue_ns`, `checkpoint`, `progress` |
+//! | [`Checkpoint`] | `text`, `file`, `line`, `at_unix_ms` |
+//! | [`Error`] | `kind`, `text`, `why` |
+//! | [`Provenance`] | `origin`, `inherited`, `location` (`file:line:column`), `at_unix_ms` |
+//! | [`Latency`] | `count`, `p50_ns`, `p90_ns`, `p99_ns`, `max_ns`, and `buckets`: pairs of the longest time in one and how many there are |
+//! | [`Event`] | `event` says which: `submitted`, `rejected`, `started`, `checkpoint` with their fields, `finished` with `record`, `missed` with `count`, `shutting_down` |
+//! | [`ShutdownReport`] | its own, with `total`, and of the unstarted jobs `id` and `name` |
+//!
+//! Ids are texts, times are whole nanoseconds (`_ns`) or milliseconds since 1970 (`_unix_ms`), and states and kinds are
+//! single words in small letters, such as `timed_out`. What does not apply is null.
+//!
 //! # Events
 //!
 //! [`Delegator::subscribe`] gives a receiver of [`Event`]s: what was submitted, refused, started and finished, and that a
@@ -439,6 +466,11 @@
 //! completed in time; at `warn` for one that failed, was cancelled, timed out or overran its deadline; at `error` for a panic.
 //! The line names worker, job, state, run time, round-trip time and error, and never shows the payload. It is written by the
 //! thread that ends the job, so a slow logger makes slow workers.
+//!
+//! With the feature `kv`, a line about a job has key-values for loggers that take them: `job_id`, `job_name`, `state`,
+//! `queue_ns`, `run_ns` and `round_trip_ns`; where they apply, `worker`, `overrun_ns` and `error`; and for a cancelled job
+//! `cancelled_by` (`user`, `job_set`, `shutdown`, `order_queue`, `displaced`), `inherited` and `cancelled_at`. States are
+//! single words, such as `timed_out`. The text is the same with and without it.
 //!
 //! ```
 //! use workpath::{Delegator, Job};
@@ -573,7 +605,11 @@ mod handle;
 mod id;
 mod inbox;
 mod job;
+#[cfg(feature = "kv")]
+mod kv;
 mod latency;
+#[cfg(feature = "metrics")]
+mod metrics;
 #[cfg(all(test, any(loom, shuttle)))]
 mod models;
 mod notes;
@@ -588,11 +624,15 @@ mod queue;
 mod ranked;
 mod record;
 mod registry;
+#[cfg(feature = "serde")]
+mod serde;
 mod set;
 mod state;
 mod status;
 mod sync;
 mod task;
+#[cfg(any(feature = "kv", feature = "metrics", feature = "serde"))]
+mod tokens;
 #[cfg(feature = "trace")]
 mod trace;
 mod worker;
@@ -607,7 +647,7 @@ pub use events::Event;
 pub use handle::JobHandle;
 pub use id::{JobId, ParseJobIdError};
 pub use job::{Job, Operation};
-pub use latency::{Latencies, Latency};
+pub use latency::{Latencies, LatenciesByName, Latency};
 pub use notes::{Checkpoint, Progress};
 #[cfg(all(feature = "orders", not(any(loom, shuttle))))]
 pub use orders::{

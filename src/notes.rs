@@ -136,6 +136,11 @@ impl Checkpoint {
         self.note.age(Tick::now())
     }
 
+    #[cfg(feature = "serde")]
+    pub(crate) fn unix_millis(&self) -> u64 {
+        self.wall.unix_millis(self.note.at)
+    }
+
     #[cfg(feature = "trace")]
     pub(crate) fn tick(&self) -> Tick {
         self.note.at
@@ -169,7 +174,7 @@ impl fmt::Display for Checkpoint {
 /// assert_eq!(progress.to_string(), "3/4");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
     /// What is done, in whatever unit the operation counts.

@@ -24,11 +24,33 @@ pub(crate) fn discard<T>(what: impl fmt::Display, value: T) {
     }
 }
 
+/// What a log line is about: with the feature `kv`, its key-values.
+#[cfg(feature = "kv")]
+pub(crate) use log::kv::Source as Subject;
+#[cfg(not(feature = "kv"))]
+pub(crate) trait Subject {}
+#[cfg(not(feature = "kv"))]
+impl<T> Subject for T {}
+
 /// Logs a line. Loggers, and what they format, are user code like any other.
 pub(crate) fn log(level: log::Level, line: fmt::Arguments<'_>) {
+    log_about(level, line, &[("", ""); 0]);
+}
+
+/// Logs a line about something.
+pub(crate) fn log_about(level: log::Level, line: fmt::Arguments<'_>, subject: &impl Subject) {
     if may_be_logged(level) {
         // A logger that panics cannot be told about.
-        let _ = contain(|| log::log!(target: LOG, level, "{line}"));
+        let _ = contain(|| {
+            let mut record = log::Record::builder();
+            record.level(level).target(LOG).module_path_static(Some(module_path!()));
+            record.file_static(Some(file!())).line(Some(line!()));
+            #[cfg(feature = "kv")]
+            record.key_values(subject);
+            #[cfg(not(feature = "kv"))]
+            let _ = subject;
+            log::logger().log(&record.args(line).build());
+        });
     }
 }
 

@@ -195,6 +195,11 @@ impl Provenance {
         self.at.instant().unwrap_or_else(Instant::now)
     }
 
+    #[cfg(feature = "serde")]
+    pub(crate) fn tick(&self) -> Tick {
+        self.at
+    }
+
     /// How long before this tick it was.
     pub(crate) fn before(&self, now: Tick) -> Duration {
         now.since(self.at).unwrap_or_default()

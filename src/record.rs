@@ -61,6 +61,13 @@ impl JobRecord {
         (self.task.created, self.task.started(), self.outcome().completed)
     }
 
+    /// The same by the wall clock, in milliseconds since 1970.
+    #[cfg(feature = "serde")]
+    pub(crate) fn unix_millis(&self) -> (u64, Option<u64>, u64) {
+        let millis = |tick| self.task.wall.unix_millis(tick);
+        (millis(self.task.created), self.task.started().map(millis), millis(self.outcome().completed))
+    }
+
     /// The job's identity.
     ///
     /// # Examples

@@ -518,7 +518,7 @@ impl Task {
         let _ = self.outcome.set(outcome);
         let announced = panics::may_be_logged(level);
         if announced {
-            panics::log(level, format_args!("{self}"));
+            panics::log_about(level, format_args!("{self}"), self);
         }
         announced
     }

@@ -8,9 +8,9 @@ use crate::context::{Context, Scope};
 use crate::engine::{BATCH, Engine, Running, Slot};
 use crate::error::{Error, ErrorKind};
 use crate::events::Event;
-use crate::latency::Recorder;
+use crate::latency::Writer;
 use crate::notes::Scene;
-use crate::panics::{contain, discard, log};
+use crate::panics::{contain, discard, log_about};
 use crate::queue::Parker;
 use crate::state::JobState;
 use crate::sync::{Arc, Unshared, thread_local};
@@ -32,7 +32,7 @@ pub(crate) struct Worker {
     /// When the last job ended, if no user code has run since.
     last_end: Cell<Option<Tick>>,
     /// The times of the jobs it ran, if somebody wants to know them.
-    recorder: Option<Arc<Recorder>>,
+    recorder: Option<Writer>,
     /// Cells of evicted records, until there are enough to send them off.
     batch: RefCell<Vec<Arc<Task>>>,
 }
@@ -61,7 +61,7 @@ pub(crate) fn run_as_caller(engine: &Arc<Engine>, slot: Arc<Slot>, task: &Arc<Ta
     let worker = Worker::with(Arc::clone(engine), CALLER, slot, None);
     worker.act(|worker| worker.execute_inline(Arc::clone(task)));
     if let (Some(started), Some(outcome)) = (task.started(), task.outcome()) {
-        engine.latencies.record_elsewhere(task.created, Some(started), outcome.completed);
+        engine.latencies.record_elsewhere(&task.name, task.created, Some(started), outcome.completed);
     }
     discard("a delegator", worker);
 }
@@ -122,12 +122,7 @@ impl Worker {
         Worker::with(engine, index, slot, recorder)
     }
 
-    fn with(
-        engine: Arc<Engine>,
-        index: usize,
-        slot: Arc<Slot>,
-        recorder: Option<Arc<Recorder>>,
-    ) -> Rc<Worker> {
+    fn with(engine: Arc<Engine>, index: usize, slot: Arc<Slot>, recorder: Option<Writer>) -> Rc<Worker> {
         let scope = Arc::clone(&slot.lock().scope);
         Rc::new(Worker {
             spare: Cell::new(Some(scope)),
@@ -151,7 +146,8 @@ impl Worker {
     pub(crate) fn call(&self, what: &str, hook: Option<Hook>) {
         if let Some(hook) = &hook {
             if let Err(panic) = contain(|| hook(self.index)) {
-                log(log::Level::Error, format_args!("panic in {what} of worker {}: {panic}", self.index));
+                let line = format_args!("panic in {what} of worker {}: {panic}", self.index);
+                log_about(log::Level::Error, line, &[("worker", self.index)]);
             }
         }
         discard(what, hook);
@@ -257,7 +253,7 @@ impl Worker {
             }
         }
         if let Some(recorder) = &self.recorder {
-            recorder.record(created, task.started(), completed);
+            recorder.record(&task.name, created, task.started(), completed);
         }
         if let Some(pace) = &self.engine.pace {
             pace.record(self.index, task.started(), completed);

@@ -4,8 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{BRIEF, occupy, watchdog, yields};
-use workpath::{Delegator, Job, JobRecord, Latencies, Latency};
+use common::{BRIEF, Gate, gated, occupy, watchdog, yields};
+use workpath::{Delegator, Job, JobRecord, Latencies, LatenciesByName, Latency, Overflow};
 
 fn delegator(workers: usize) -> Delegator {
     Delegator::builder().workers(workers).latencies(true).build().expect("a delegator")
@@ -88,5 +88,92 @@ fn an_interval_counts_what_came_in_it() {
         let since = delegator.stats().since(&stats);
         assert_eq!((since.submitted, since.completed), (7, 7));
         assert_eq!(stats.since(&delegator.stats()).completed, 0);
+    });
+}
+
+#[test]
+fn names_are_counted_by_themselves_as_far_as_there_is_room() {
+    watchdog(|| {
+        let delegator = Delegator::builder().workers(3).latencies_by_name(2).build().unwrap();
+        for name in ["a", "b", "a", "c", "d", "a", "c"] {
+            delegator.submit(Job::new(name, |_| Ok(Vec::new()))).unwrap().wait();
+        }
+        let by_name = delegator.latencies_by_name();
+        let counts: Vec<_> = by_name.names.iter().map(|(name, l)| (&**name, l.run_time.count())).collect();
+        assert_eq!(counts, [("a", 3), ("b", 1)]);
+        assert_eq!(by_name.others.round_trip_time.count(), 3);
+        assert_eq!(delegator.latencies().queue_time.count(), 7);
+    });
+}
+
+#[test]
+fn a_name_is_one_on_all_workers_and_without_any() {
+    watchdog(|| {
+        let delegator = Delegator::builder().workers(4).latencies_by_name(1).build().unwrap();
+        let started: Vec<_> = (0..4).map(|_| Gate::new()).collect();
+        let release = Gate::new();
+        let handles: Vec<_> = started
+            .iter()
+            .map(|started| delegator.submit(gated("one", started, &release)).unwrap())
+            .collect();
+        started.iter().for_each(Gate::wait); // every worker has one
+        let late = delegator.submit(yields("one", "").with_timeout(BRIEF)).unwrap().wait();
+        release.open();
+        handles.iter().for_each(|handle| drop(handle.wait()));
+        let by_name = delegator.latencies_by_name();
+        assert_eq!(by_name.names["one"].run_time.count(), 4);
+        assert_eq!(by_name.names["one"].queue_time.count(), 5);
+        assert!(by_name.names["one"].queue_time.max() >= late.queue_time());
+        assert_eq!(by_name.others, Latencies::default());
+    });
+}
+
+#[test]
+fn the_number_of_names_is_bounded_by_all_workers_together() {
+    watchdog(|| {
+        let delegator = Delegator::builder().workers(4).latencies_by_name(5).build().unwrap();
+        let jobs = (0..400).map(|n| Job::new(format!("job {}", n % 40), |_| Ok(Vec::new())));
+        delegator.submit_all(jobs).unwrap();
+        delegator.wait_idle();
+        let by_name = delegator.latencies_by_name();
+        assert_eq!(by_name.names.len(), 5);
+        let named: u64 = by_name.names.values().map(|latencies| latencies.run_time.count()).sum();
+        assert_eq!(named + by_name.others.run_time.count(), 400);
+        assert_eq!(named, 50);
+    });
+}
+
+#[test]
+fn an_interval_has_the_names_that_came_in_it() {
+    let delegator = Delegator::builder().latencies_by_name(3).manual().unwrap();
+    let run = |name: &'static str| delegator.submit(yields(name, "")).unwrap().wait();
+    run("before");
+    run("both");
+    let earlier = delegator.latencies_by_name();
+    run("both");
+    run("after");
+    let since = delegator.latencies_by_name().since(&earlier);
+    let counts: Vec<_> = since.names.iter().map(|(name, l)| (&**name, l.run_time.count())).collect();
+    assert_eq!(counts, [("after", 1), ("both", 1)]);
+}
+
+#[test]
+fn without_names_there_are_none() {
+    let delegator = delegator(1);
+    delegator.submit(yields("work", "")).unwrap().wait();
+    assert_eq!(delegator.latencies_by_name(), LatenciesByName::default());
+    assert_eq!(delegator.latencies().run_time.count(), 1);
+}
+
+#[test]
+fn a_job_that_its_submitter_runs_counts_under_its_name() {
+    watchdog(|| {
+        let delegator =
+            Delegator::builder().workers(1).queue_capacity(0).latencies_by_name(2).build().unwrap();
+        let busy = occupy(&delegator);
+        delegator.submit_with(yields("here", ""), Overflow::CallerRuns).unwrap().wait();
+        let by_name = delegator.latencies_by_name();
+        assert_eq!(by_name.names["here"].run_time.count(), 1);
+        drop(busy);
     });
 }

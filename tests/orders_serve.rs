@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use common::{Counter, Gate, PATIENCE, eventually, watchdog};
 use workpath::{
-    Catalog, Delegator, JobState, MemoryQueue, Order, OrderQueue, QueueErrorKind, Renewal, Serve, Settlement,
-    Shutdown, Verdict,
+    Catalog, Delegator, JobState, MemoryQueue, Order, OrderQueue, Origin, QueueErrorKind, Renewal, Serve,
+    Settlement, Shutdown, Verdict,
 };
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -281,4 +281,34 @@ fn a_manual_delegator_refuses_to_serve_and_runs_the_jobs_of_orders() {
     assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);
     let job = catalog.job(&Order::new("work")).unwrap();
     assert_eq!(delegator.submit(job).unwrap().join().unwrap(), [7]);
+}
+
+#[test]
+fn a_cancelled_order_and_a_stopped_one_say_by_whom() {
+    watchdog(|| {
+        let queue = MemoryQueue::new();
+        let catalog = Catalog::new().with("sleep", |ctx, _| ctx.sleep(PATIENCE).map(|()| Vec::new()));
+        let delegator = delegator(1);
+        let options = Serve::options().lease(Duration::from_millis(60));
+        let serving = delegator.serve(&queue, &catalog, options).unwrap();
+        let why = || {
+            let records = delegator.registry().records();
+            records.last().and_then(|record| record.error()?.why()).expect("a context ended it")
+        };
+        let runs = || eventually("it runs", || delegator.stats().running == 1);
+
+        let id = queue.enqueue(Order::new("sleep")).unwrap();
+        runs();
+        queue.cancel(id).unwrap();
+        eventually("it is cancelled", || delegator.stats().cancelled == 1);
+        assert_eq!((why().origin(), why().location()), (Origin::OrderQueue, None));
+
+        queue.enqueue(Order::new("sleep")).unwrap();
+        runs();
+        let line = line!() + 1;
+        serving.stop(Shutdown::cancel());
+        eventually("it is stopped", || delegator.stats().cancelled == 2);
+        let place = why().location().map(|location| (location.file(), location.line()));
+        assert_eq!((why().origin(), place), (Origin::Shutdown, Some((file!(), line))));
+    });
 }

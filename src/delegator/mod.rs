@@ -24,7 +24,7 @@ use crate::engine::Engine;
 use crate::events::Event;
 use crate::handle::JobHandle;
 use crate::job::Job;
-use crate::latency::Latencies;
+use crate::latency::{Latencies, LatenciesByName};
 use crate::overflow::Overflow;
 use crate::registry::Registry;
 use crate::status::{self, WorkerStatus};
@@ -304,6 +304,23 @@ impl Delegator {
     /// ```
     pub fn latencies(&self) -> Latencies {
         self.engine.latencies.read()
+    }
+
+    /// The same by the names of the jobs, if [`Builder::latencies_by_name`](crate::Builder::latencies_by_name) asked for it.
+    /// Costs some microseconds for each name and worker; who finishes a job of a new name meanwhile waits for a moment.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::{Delegator, Job};
+    ///
+    /// let delegator = Delegator::builder().workers(1).latencies_by_name(20).build()?;
+    /// delegator.submit(Job::new("work", |_| Ok(Vec::new())))?.wait();
+    /// println!("ran {}", delegator.latencies_by_name().names["work"].run_time);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn latencies_by_name(&self) -> LatenciesByName {
+        self.engine.latencies.read_named()
     }
 
     /// What each worker is doing at this moment: in which job it is, since when, and what that said of itself. Costs a lock
