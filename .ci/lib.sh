@@ -74,6 +74,7 @@ run_tests() {
   shift $(($# > 0))
   ((${#arguments[@]})) || arguments=(--lib --tests)
   cargo build "${flags[@]}" --examples
-  limited 2400 cargo test "${flags[@]}" --no-fail-fast "${arguments[@]}" -- "${skipped[@]/#/--skip=}" "$@"
+  # A backtrace of a planned panic takes seconds where everything is slow.
+  RUST_BACKTRACE=0 limited 2400 cargo test "${flags[@]}" --no-fail-fast "${arguments[@]}" -- "${skipped[@]/#/--skip=}" "$@"
 }
 skipped=()
