@@ -605,6 +605,7 @@ mod handle;
 mod id;
 mod inbox;
 mod job;
+mod keys;
 #[cfg(feature = "kv")]
 mod kv;
 mod latency;
@@ -644,7 +645,7 @@ pub use delegator::{
 };
 pub use error::{Error, ErrorKind, SubmitErrorKind};
 pub use events::Event;
-pub use handle::JobHandle;
+pub use handle::{Coalesced, JobHandle};
 pub use id::{JobId, ParseJobIdError};
 pub use job::{Job, Operation};
 pub use latency::{Latencies, LatenciesByName, Latency};
