@@ -814,6 +814,31 @@ fn the_later_job_supersedes_the_older_ones() {
 }
 
 #[test]
+fn what_is_held_is_superseded_before_what_runs() {
+    watchdog(|| {
+        let delegator = delegator(1);
+        let (queued, seen) = (Arc::new(Mutex::new(None::<JobHandle>)), Arc::new(Mutex::new(None)));
+        let (started, other) = (Gate::new(), Arc::clone(&queued));
+        let (opened, sees) = (started.clone(), Arc::clone(&seen));
+        let running = Job::new("running", move |ctx| {
+            let (other, sees) = (Arc::clone(&other), Arc::clone(&sees));
+            // Called by whoever cancels.
+            let _told = ctx.on_done(move || {
+                *sees.lock().unwrap() = other.lock().unwrap().as_ref().map(JobHandle::state);
+            });
+            opened.open();
+            ctx.sleep(FOREVER).map(|()| Vec::new())
+        });
+        let running = delegator.submit(running.with_key("key")).expect("room");
+        started.wait();
+        *queued.lock().unwrap() = Some(delegator.submit(yields("queued", []).with_key("key")).expect("room"));
+        let new = delegator.supersede("key", yields("new", [])).expect("open");
+        assert_eq!(*seen.lock().unwrap(), Some(JobState::Cancelled));
+        assert_eq!((running.wait().state(), new.wait().state()), (JobState::Cancelled, JobState::Completed));
+    });
+}
+
+#[test]
 fn a_refused_job_supersedes_nothing() {
     watchdog(|| {
         let delegator = delegator(1);

@@ -391,7 +391,8 @@ pub(super) fn supersede(engine: &Arc<Engine>, key: Arc<str>, job: Job) -> Result
     let mut share = Share::Replace(Vec::new());
     let accepted = accept_with(engine, job.with_key(key), NoRoom::Wait, Some(&mut share));
     if let Share::Replace(older) = share {
-        for task in older {
+        // The last first: what runs would let others start when it is told to stop.
+        for task in older.into_iter().rev() {
             let older = JobHandle { task };
             if let Ok(new) = &accepted {
                 let by = new.id();
