@@ -368,7 +368,7 @@ fn a_job_lends_its_key_to_one_that_it_waits_for() {
                 let inner = inside.submit(traced.job(2).with_key("key"))?;
                 inner.wait();
                 assert!(!stranger.is_finished());
-                Ok(inner.join()?)
+                inner.join()
             });
             let outer = delegator.submit(outer.with_key("key")).expect("room");
             assert_eq!(outer.join().unwrap(), [1]);
@@ -410,10 +410,46 @@ fn a_job_waits_for_a_child_whose_key_another_worker_has() {
             let _before = inside.submit(yields("before", []).with_key("key"))?;
             let child = inside.submit(yields("child", [5]).with_key("key"))?;
             waiting.open();
-            Ok(child.join()?)
+            child.join()
         });
         let outer = delegator.submit(outer).expect("room");
         waits.wait();
+        pause();
+        release.open();
+        assert_eq!(outer.join().unwrap(), [5]);
+    });
+}
+
+#[test]
+fn a_job_that_waits_for_a_key_is_told_what_is_left_to_do_for_it() {
+    watchdog(|| {
+        let delegator = delegator(2);
+        let (started, ready, release, done) = (Gate::new(), Gate::new(), Gate::new(), Gate::new());
+        let outer = {
+            let (inside, started, ready) = (delegator.submitter(), started.clone(), ready.clone());
+            let done = done.clone();
+            Job::new("outer", move |_| {
+                started.wait();
+                let _before = inside.submit(yields("before", []).with_key("key"))?;
+                let child = inside.submit(yields("child", [5]).with_key("key"))?;
+                ready.open();
+                let payload = child.join();
+                done.open();
+                payload
+            })
+        };
+        let outer = delegator.submit(outer).expect("room");
+        let other = {
+            let (inside, release) = (delegator.submitter(), release.clone());
+            Job::new("other", move |_| {
+                inside.submit(gated("holder", &started, &release).with_key("key"))?.wait();
+                // So that nobody but the first worker is left to run what the holder let start.
+                done.wait();
+                Ok(Vec::new())
+            })
+        };
+        let _other = delegator.submit(other).expect("room");
+        ready.wait();
         pause();
         release.open();
         assert_eq!(outer.join().unwrap(), [5]);
@@ -498,7 +534,7 @@ fn a_hand_off_waits_for_the_key_too() {
         let inside = delegator.submitter();
         let outer = Job::new("outer", move |_| {
             let _other = inside.submit(yields("inner", []).with_key("other"))?;
-            Ok(inside.submit(yields("own", [2]).with_key("key"))?.join()?)
+            inside.submit(yields("own", [2]).with_key("key"))?.join()
         });
         assert_eq!(delegator.submit(outer.with_key("key")).unwrap().join().unwrap(), [2]);
         delegator.wait_idle();

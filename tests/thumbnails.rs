@@ -108,12 +108,12 @@ fn broken_pictures_are_named_and_the_others_made() {
 #[test]
 fn the_first_broken_one_stops_it_on_request() {
     let Some(album) = Album::new("stop") else { return };
-    let output = album.run(&["--make", "40", "--spoil", "40", "--stop-at-error", "--workers", "1"]);
+    let output = album.run(&["--make", "20", "--spoil", "20", "--stop-at-error", "--workers", "1"]);
     let (out, errors) = (show(&output.stdout), show(&output.stderr));
     // The one whose turn it was may have been at work.
     let broken = errors.lines().count();
     assert!((1..=3).contains(&broken), "{errors}");
-    let expected = format!("40 pictures: 0 thumbnails, {broken} broken, {} left, in ", 40 - broken);
+    let expected = format!("20 pictures: 0 thumbnails, {broken} broken, {} left, in ", 20 - broken);
     assert!(out.starts_with(&expected), "{out}");
     assert_eq!(output.status.code(), Some(1));
 }
