@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::extras::Place;
-use crate::priority::Priority;
+use crate::priority::Level;
 use crate::sync::Arc;
 use crate::task::Task;
 
 #[derive(Default)]
 pub(crate) struct Agenda {
     scheduled: BTreeMap<Place, Arc<Task>>,
-    /// Due, but found no room in the queue: by priority, and in the order in which they became due.
-    waiting: [VecDeque<Arc<Task>>; 3],
+    /// Due, but found no room in the queue: by level, and in the order in which they became due.
+    waiting: [VecDeque<(Level, Arc<Task>)>; Level::COUNT],
     next: u64,
     /// Nothing is scheduled any more.
     closed: bool,
@@ -50,20 +50,20 @@ impl Agenda {
 
     /// Has a job that is due wait for room.
     pub(crate) fn await_room(&mut self, task: Arc<Task>) {
-        self.waiting[task.priority() as usize].push_back(task);
+        let level = task.level();
+        self.waiting[level as usize].push_back((level, task));
     }
 
     pub(crate) fn awaits_room(&self) -> bool {
         self.waiting.iter().any(|waiting| !waiting.is_empty())
     }
 
-    /// Gives those that wait for room to `push`, at each priority until one comes back.
-    pub(crate) fn fill_room(&mut self, push: impl Fn(Priority, Arc<Task>) -> Result<(), Arc<Task>>) {
-        for priority in [Priority::High, Priority::Normal, Priority::Low] {
-            let waiting = &mut self.waiting[priority as usize];
-            while let Some(task) = waiting.pop_front() {
-                if let Err(task) = push(priority, task) {
-                    waiting.push_front(task);
+    /// Gives those that wait for room to `push`, at each level until one comes back.
+    pub(crate) fn fill_room(&mut self, mut push: impl FnMut(Level, Arc<Task>) -> Result<(), Arc<Task>>) {
+        for waiting in self.waiting.iter_mut().rev() {
+            while let Some((level, task)) = waiting.pop_front() {
+                if let Err(task) = push(level, task) {
+                    waiting.push_front((level, task));
                     break;
                 }
             }
@@ -71,7 +71,7 @@ impl Agenda {
     }
 
     /// The first of those that wait for room.
-    pub(crate) fn pop_waiting(&mut self) -> Option<Arc<Task>> {
+    pub(crate) fn pop_waiting(&mut self) -> Option<(Level, Arc<Task>)> {
         self.waiting.iter_mut().rev().find_map(VecDeque::pop_front)
     }
 }

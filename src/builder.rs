@@ -38,6 +38,7 @@ pub struct Builder {
     latencies: bool,
     refuse_hopeless: bool,
     latency_names: usize,
+    key_limit: usize,
     thread_name: String,
     stack_size: Option<usize>,
     on_worker_start: Option<Hook>,
@@ -67,6 +68,7 @@ impl Delegator {
             latencies: false,
             refuse_hopeless: false,
             latency_names: 0,
+            key_limit: 1,
             thread_name: "workpath".to_owned(),
             stack_size: None,
             on_worker_start: None,
@@ -207,6 +209,26 @@ impl Builder {
         self
     }
 
+    /// How many jobs with the same [key](crate::Job::with_key) may run at a time, unless the job says otherwise. One by default;
+    /// zero is one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// let delegator = Delegator::builder().workers(8).key_limit(2).build()?;
+    /// for n in 0..100 {
+    ///     // Eight at a time, but never more than two from one host.
+    ///     let host = if n % 10 == 0 { "rare.example" } else { "busy.example" };
+    ///     let _ = delegator.submit(Job::new("fetch", |_| Ok(Vec::new())).with_key(host))?;
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn key_limit(mut self, jobs: usize) -> Builder {
+        self.key_limit = jobs;
+        self
+    }
+
     /// What the threads are called: `NAME-0`, `NAME-1`, ... and `NAME-d` for the delegator's own. Linux shows the first 15
     /// bytes. A NUL byte in it is an error of [`build`](Builder::build).
     ///
@@ -328,7 +350,12 @@ impl Builder {
             workers,
             queue_capacity,
             retention,
-            settings: Settings { default_timeout, latencies, refuse_hopeless: self.refuse_hopeless },
+            settings: Settings {
+                default_timeout,
+                latencies,
+                refuse_hopeless: self.refuse_hopeless,
+                key_limit: self.key_limit,
+            },
             thread_name,
             stack_size: self.stack_size,
             on_worker_start: self.on_worker_start,
@@ -359,6 +386,7 @@ impl fmt::Debug for Builder {
             latencies,
             refuse_hopeless,
             latency_names,
+            key_limit,
             thread_name,
             stack_size,
             on_worker_start,
@@ -372,6 +400,7 @@ impl fmt::Debug for Builder {
             .field("latencies", latencies)
             .field("refuse_hopeless", refuse_hopeless)
             .field("latency_names", latency_names)
+            .field("key_limit", key_limit)
             .field("thread_name", thread_name)
             .field("stack_size", stack_size)
             .field("on_worker_start", &on_worker_start.as_ref().map(|_| "<function>"))

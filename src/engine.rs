@@ -11,17 +11,22 @@ use crate::directive::Directive;
 use crate::driver;
 use crate::events::{Event, Events};
 use crate::extras::Place;
+use crate::id::JobId;
 use crate::job::Job;
+use crate::keys::{Keys, Share, Way};
 use crate::latency::Recorders;
 use crate::notes::{Noted, Notes};
 use crate::pace::Pace;
 use crate::panics::discard;
+use crate::priority::Level;
 use crate::provenance::{Cancel, Cancelled, Origin};
 use crate::queue::{Phase, Queue};
 use crate::record::JobRecord;
 use crate::registry::{Evicted, Registry};
 use crate::sync::channel::Sender;
-use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, Padded, Weak, thread_local};
+use crate::sync::{
+    Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering, Padded, Weak, thread_local,
+};
 use crate::task::{Captures, Task};
 
 /// How many cells travel from a worker to a submitter at a time.
@@ -44,6 +49,9 @@ pub(crate) struct Engine {
     pub(crate) rejected: Padded<AtomicU64>,
     /// Jobs that gave their places in the queue to others.
     pub(crate) dropped: AtomicU64,
+    /// Who waits for whose key, once a job has had one.
+    keys: OnceLock<Box<Keys>>,
+    key_limit: usize,
     pub(crate) events: Events,
     pub(crate) latencies: Recorders,
     /// If jobs that would start too late are to be refused.
@@ -63,6 +71,8 @@ pub(crate) struct Settings {
     /// For how many names by themselves; `None` for no times at all.
     pub(crate) latencies: Option<usize>,
     pub(crate) refuse_hopeless: bool,
+    /// How many jobs with one key may run at a time.
+    pub(crate) key_limit: usize,
 }
 
 /// A worker as others see it.
@@ -100,6 +110,11 @@ impl Slot {
         self.lock().stack.len()
     }
 
+    /// All jobs that have not returned, from the one that the worker took from the queue to the one it is in.
+    pub(crate) fn jobs(&self) -> Vec<JobId> {
+        self.lock().stack.iter().map(|running| running.task.id).collect()
+    }
+
     fn scope_of(&self, task: &Arc<Task>) -> Option<Arc<Scope>> {
         let at_work = self.lock();
         Some(Arc::clone(at_work.scope_of(at_work.find(task)?)))
@@ -126,7 +141,7 @@ impl Engine {
         admin: Sender<Directive>,
         settings: Settings,
     ) -> Arc<Engine> {
-        let Settings { default_timeout, latencies, refuse_hopeless } = settings;
+        let Settings { default_timeout, latencies, refuse_hopeless, key_limit } = settings;
         let scope = Scope::new(None, None);
         let slots: Box<[_]> = thread_names.map(|name| Arc::new(Slot::new(name, &scope))).collect();
         Arc::new_cyclic(|weak: &Weak<Engine>| {
@@ -143,6 +158,8 @@ impl Engine {
                 agenda: Padded::default(),
                 rejected: Padded::default(),
                 dropped: AtomicU64::new(0),
+                keys: OnceLock::new(),
+                key_limit,
                 events: Events::default(),
                 latencies: Recorders::new(latencies),
                 default_timeout,
@@ -209,7 +226,12 @@ impl Engine {
             // One that has ended goes the same way: a worker drops what is left of it.
             agenda.await_room(task);
         }
-        agenda.fill_room(|priority, task| self.queue.try_push_at(priority, task));
+        // So that none is dropped under the lock.
+        let mut pushed = Vec::new();
+        agenda.fill_room(|level, task| {
+            pushed.extend(level.is_keyed().then(|| Arc::clone(&task)));
+            self.push_at(level, task, None, false)
+        });
         let next = if agenda.awaits_room() {
             now.after(FULL)
         } else {
@@ -217,6 +239,7 @@ impl Engine {
         };
         drop(agenda);
         drop(listened);
+        pushed.into_iter().for_each(|task| discard("a job with a key", task));
         self.alarm.set(next);
     }
 
@@ -242,8 +265,100 @@ impl Engine {
         if self.queue.phase() == Phase::Stopped {
             return None;
         }
-        let mut agenda = self.agenda.lock();
-        self.queue.try_pop().or_else(|| agenda.pop_waiting())
+        loop {
+            let (level, task) = {
+                let mut agenda = self.agenda.lock();
+                if let Some(task) = self.queue.try_pop() {
+                    return Some(task);
+                }
+                agenda.pop_waiting()?
+            };
+            if !level.is_keyed() {
+                return Some(task);
+            }
+            // Nothing more is submitted, so that no bound is left to be kept.
+            if let Err(task) = self.push_at(level, task, None, true) {
+                return Some(task);
+            }
+        }
+    }
+
+    /// Puts a task in the queue, at its level, or holds it back for its key. `force`: one with a key, also where there is no room.
+    pub(crate) fn push_at(
+        &self,
+        level: Level,
+        task: Arc<Task>,
+        share: Option<&mut Share>,
+        force: bool,
+    ) -> Result<(), Arc<Task>> {
+        if level.is_keyed() {
+            self.push_keyed(level, task, share, force)
+        } else {
+            self.queue.try_push_at(level, task)
+        }
+    }
+
+    #[cold]
+    fn push_keyed(
+        &self,
+        level: Level,
+        task: Arc<Task>,
+        share: Option<&mut Share>,
+        force: bool,
+    ) -> Result<(), Arc<Task>> {
+        let keys = self.keys.get_or_init(Box::default);
+        keys.enter(&self.queue, task, level, share, self.key_limit, force)
+    }
+
+    /// Has a job with a key start without having been in the queue, if the key has room or is that of one of these jobs, which
+    /// wait for it.
+    pub(crate) fn take_seat(&self, task: &Arc<Task>, inside: &[JobId]) -> bool {
+        self.keys.get_or_init(Box::default).take_seat(task, self.key_limit, inside)
+    }
+
+    /// A job with a key is over, and others with that key may start. What it was is told, or a second call, changes nothing.
+    #[cold]
+    pub(crate) fn leave_key(&self, id: JobId, leftovers: bool) {
+        if let Some(keys) = self.keys.get() {
+            keys.leave(&self.queue, id, leftovers);
+        }
+    }
+
+    pub(crate) fn has_keys(&self) -> bool {
+        self.keys.get().is_some()
+    }
+
+    /// What others with the key of this job a submission of its would find.
+    pub(crate) fn look_at_key(&self, task: &Task, share: &mut Share) {
+        if let (Some(keys), Some((key, _))) = (self.keys.get(), task.key()) {
+            keys.look(&key, share);
+        }
+    }
+
+    /// How a worker in these jobs that waits for one that is held back gets on.
+    pub(crate) fn way_to(&self, task: &Arc<Task>, inside: &[JobId]) -> Way {
+        self.keys.get().map_or(Way::Wait, |keys| keys.way_to(&self.queue, task, inside))
+    }
+
+    /// A job that is held back by one of these, which wait for it.
+    pub(crate) fn held_by(&self, inside: &[JobId]) -> Option<Arc<Task>> {
+        self.keys.get()?.held_by(&self.queue, inside)
+    }
+
+    /// The job that has waited longest at this level. Its place is free, or will be when it has ended.
+    pub(crate) fn take_oldest(&self, level: Level) -> Option<Arc<Task>> {
+        let held = || self.keys.get().filter(|_| level != Level::Normal)?.oldest_held(level);
+        self.queue.take_oldest(level).or_else(held)
+    }
+
+    /// Takes out the jobs that wait for their keys.
+    pub(crate) fn take_held(&self) -> Vec<Arc<Task>> {
+        self.keys.get().map(|keys| keys.take_held(&self.queue)).unwrap_or_default()
+    }
+
+    /// How many keys have jobs, and how many jobs have keys: queued or running.
+    pub(crate) fn keys_in_use(&self) -> (usize, usize) {
+        self.keys.get().map_or((0, 0), |keys| keys.len())
     }
 
     /// Hands back what is scheduled, and with `all` what is due and found no room. The queue is closed.
@@ -251,7 +366,7 @@ impl Engine {
         let mut agenda = self.agenda.lock();
         let mut tasks: Vec<_> = agenda.close().into_values().collect();
         if all {
-            tasks.extend(std::iter::from_fn(|| agenda.pop_waiting()));
+            tasks.extend(std::iter::from_fn(|| agenda.pop_waiting()).map(|(_, task)| task));
         }
         drop(agenda);
         for task in tasks {

@@ -20,8 +20,8 @@ use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 
 /// What a delegator tells those who [subscribe](crate::Delegator::subscribe).
 ///
-/// The events of one job come in order: `Submitted`, then `Rejected`; or `Submitted`, `Started` and its `Checkpoint`s unless
-/// it ends before, and `Finished`. Events of different jobs come in the order in which they were sent, which is about that in which things
+/// The events of one job come in order: `Submitted`, then `Rejected` or `Joined`; or `Submitted`, `Started` and its
+/// `Checkpoint`s unless it ends before, and `Finished`. Events of different jobs come in the order in which they were sent, which is about that in which things
 /// happened.
 ///
 /// # Examples
@@ -65,6 +65,16 @@ pub enum Event {
         name: Cow<'static, str>,
         /// Why not.
         why: SubmitErrorKind,
+    },
+    /// The job was not needed: another with its key is there. See [`Delegator::coalesce`](crate::Delegator::coalesce).
+    #[non_exhaustive]
+    Joined {
+        /// The job.
+        id: JobId,
+        /// Its name.
+        name: Cow<'static, str>,
+        /// The other.
+        to: JobId,
     },
     /// A worker has taken the job and is about to run its operation.
     #[non_exhaustive]

@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::clock::Tick;
 use crate::context::Listening;
 use crate::notes::Noted;
-use crate::priority::Priority;
+use crate::priority::{Level, Priority};
+use crate::sync::Arc;
 
 /// The options of a job beyond its operation and its context. A job without any has no `Extras` at all.
 #[derive(Default)]
@@ -19,6 +20,16 @@ pub(crate) struct Extras {
     pub(crate) listening: Option<Listening>,
     /// What its operation said at last, once it has returned.
     pub(crate) noted: Option<Noted>,
+    /// Only so many jobs with the same key run at a time.
+    pub(crate) key: Option<Arc<str>>,
+    /// How many, if it is not for the delegator to say.
+    pub(crate) key_limit: Option<usize>,
+}
+
+impl Extras {
+    pub(crate) fn level(&self) -> Level {
+        Level::new(self.priority, self.key.is_some())
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -381,6 +381,68 @@ impl JobHandle {
     }
 }
 
+/// What became of a job that was to be done unless another with its key is: see
+/// [`Delegator::coalesce`](crate::Delegator::coalesce).
+///
+/// # Examples
+///
+/// ```
+/// use workpath::{Coalesced, Delegator, Job};
+///
+/// let delegator = Delegator::manual();
+/// let thumbnail = || Job::new("thumbnail", |_| Ok(vec![1]));
+/// let first = delegator.coalesce("cat.jpg", thumbnail())?;
+/// let second = delegator.coalesce("cat.jpg", thumbnail())?;
+/// assert!(matches!((&first, &second), (Coalesced::Submitted(_), Coalesced::Joined(_))));
+/// assert_eq!(first.handle().id(), second.handle().id());
+/// assert_eq!(second.into_handle().join()?, [1]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+#[must_use]
+pub enum Coalesced {
+    /// It was submitted.
+    Submitted(JobHandle),
+    /// It was dropped. This is the handle of the other.
+    Joined(JobHandle),
+}
+
+impl Coalesced {
+    /// The job that does it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// let delegator = Delegator::manual();
+    /// let done = delegator.coalesce("key", Job::new("work", |_| Ok(Vec::new())))?;
+    /// assert_eq!(done.handle().name(), "work");
+    /// # Ok::<(), workpath::SubmitError>(())
+    /// ```
+    pub fn handle(&self) -> &JobHandle {
+        match self {
+            Coalesced::Submitted(handle) | Coalesced::Joined(handle) => handle,
+        }
+    }
+
+    /// The job that does it, by value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// let delegator = Delegator::manual();
+    /// let done = delegator.coalesce("key", Job::new("work", |_| Ok(vec![1])))?;
+    /// assert_eq!(done.into_handle().join()?, [1]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn into_handle(self) -> JobHandle {
+        match self {
+            Coalesced::Submitted(handle) | Coalesced::Joined(handle) => handle,
+        }
+    }
+}
+
 impl fmt::Debug for JobHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JobHandle")

@@ -9,8 +9,8 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::extras::{Extras, When};
 use crate::id::JobId;
-use crate::priority::Priority;
-use crate::sync::Unshared;
+use crate::priority::{Level, Priority};
+use crate::sync::{Arc, Unshared};
 
 /// What a job runs.
 ///
@@ -320,6 +320,75 @@ impl Job {
         self
     }
 
+    /// Has the job run only while no other job with the same key does, or few others: as many as
+    /// [`Builder::key_limit`](crate::Builder::key_limit) or [`with_key_limit`](Job::with_key_limit) says, one unless told
+    /// otherwise. For work on one thing at a time: a tenant, a device, a file. A second call replaces the key.
+    ///
+    /// Jobs with the same key start in the order of their submission, whatever their priorities. Those that have to wait for
+    /// each other keep no worker and hold up nobody else; they are queued, and take places in the queue. When a job with a key
+    /// ends, the next with that key lines up behind what waits already: a thousand jobs with one key do not keep the first with
+    /// another waiting.
+    ///
+    /// Jobs with a key have the whole capacity of the queue for themselves, as each [priority](crate::Priority) has, and take
+    /// turns with those that have none, of the same priority. A [delayed](Job::with_delay) job has its key from when it is due.
+    ///
+    /// # Inside jobs
+    ///
+    /// A job that has a key and waits for another with that key lends it to that other, which then runs at once, before those
+    /// that wait for the key. A job that waits for one that others with its key precede runs those others first, if nobody runs
+    /// them yet. Jobs that hold a key and wait for jobs with other keys, held in turn by jobs that wait for the first, wait for
+    /// ever, as with locks. A job that is submitted onto a full queue from inside a job is run at once; one with a key is
+    /// queued all the same, beyond the capacity.
+    ///
+    /// With a [capacity](crate::Builder::queue_capacity) of zero nothing waits in the queue: then a job is accepted only when
+    /// its key is free, too, and a submission from inside a job may have to wait for that.
+    ///
+    /// It costs the job an allocation, unless another option has made one, and some locks and look-ups on its way; a delegator
+    /// whose jobs have no keys pays nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    /// use workpath::{Delegator, Job};
+    ///
+    /// let delegator = Delegator::builder().workers(4).build()?;
+    /// let log = Arc::new(Mutex::new(Vec::new()));
+    /// for n in 0..100 {
+    ///     let log = Arc::clone(&log);
+    ///     let job = Job::new("append", move |_| {
+    ///         log.lock().unwrap().push(n);
+    ///         Ok(Vec::new())
+    ///     });
+    ///     let _ = delegator.submit(job.with_key("log"))?;
+    /// }
+    /// delegator.wait_idle();
+    /// assert_eq!(*log.lock().unwrap(), (0..100).collect::<Vec<_>>());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn with_key(mut self, key: impl Into<Arc<str>>) -> Job {
+        self.extras.get_or_insert_default().key = Some(key.into());
+        self
+    }
+
+    /// Has the job run while fewer than so many others with its key do, instead of what
+    /// [`Builder::key_limit`](crate::Builder::key_limit) says. Zero is one; without a [key](Job::with_key) it changes nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(4).build()?;
+    /// let fetch = Job::new("fetch", |_| Ok(Vec::new())).with_key("example.org").with_key_limit(2);
+    /// assert_eq!(fetch.key(), Some("example.org"));
+    /// delegator.submit(fetch)?.wait();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn with_key_limit(mut self, jobs: usize) -> Job {
+        self.extras.get_or_insert_default().key_limit = Some(jobs);
+        self
+    }
+
     /// The job's identity. It keeps it when it is refused or handed back.
     ///
     /// # Examples
@@ -361,6 +430,24 @@ impl Job {
     /// ```
     pub fn priority(&self) -> Priority {
         self.extras.as_ref().map_or(Priority::Normal, |extras| extras.priority)
+    }
+
+    /// The key of the job, if it has one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::Job;
+    /// let job = Job::new("resize", |_| Ok(Vec::new()));
+    /// assert_eq!(job.key(), None);
+    /// assert_eq!(job.with_key("cat.jpg").key(), Some("cat.jpg"));
+    /// ```
+    pub fn key(&self) -> Option<&str> {
+        self.extras.as_ref()?.key.as_deref()
+    }
+
+    pub(crate) fn level(&self) -> Level {
+        self.extras.as_ref().map_or(Level::Normal, |extras| extras.level())
     }
 
     /// When the job was made, by the wall clock.

@@ -226,6 +226,28 @@
 //! # }
 //! ```
 //!
+//! ## Keys
+//!
+//! Jobs with the same [key](Job::with_key) run one at a time and in order, or [as few](Builder::key_limit) as one likes, and
+//! keep no worker from others while they wait. [`coalesce`](Delegator::coalesce) asks for work that may be under way already,
+//! and [`supersede`](Delegator::supersede) for work that makes what was asked before pointless.
+//!
+//! ```
+//! use workpath::{Delegator, Job};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let delegator = Delegator::builder().workers(4).build()?;
+//! for n in 0..30 {
+//!     // Every tenant one at a time, and all tenants at once.
+//!     let job = Job::new("invoice", |_| Ok(Vec::new())).with_key(format!("tenant-{}", n % 3));
+//!     let _ = delegator.submit(job)?;
+//! }
+//! delegator.wait_idle();
+//! assert_eq!(delegator.stats().completed, 30);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Handles and records
 //!
 //! A [`JobHandle`] waits ([`wait`](JobHandle::wait), with a timeout, with a deadline, not at all, or as one arm of a
@@ -605,6 +627,7 @@ mod handle;
 mod id;
 mod inbox;
 mod job;
+mod keys;
 #[cfg(feature = "kv")]
 mod kv;
 mod latency;
@@ -644,7 +667,7 @@ pub use delegator::{
 };
 pub use error::{Error, ErrorKind, SubmitErrorKind};
 pub use events::Event;
-pub use handle::JobHandle;
+pub use handle::{Coalesced, JobHandle};
 pub use id::{JobId, ParseJobIdError};
 pub use job::{Job, Operation};
 pub use latency::{Latencies, LatenciesByName, Latency};

@@ -31,7 +31,8 @@ pub enum Overflow {
     /// Runs it on the calling thread, before the call returns: who submits faster than the workers work, works too.
     ///
     /// The job is one like any other: it runs under its context and the delegator's, its panic is contained, it is in the
-    /// registry and in the numbers, and a shutdown cancels it and waits for it. But it runs on no worker:
+    /// registry and in the numbers, and a shutdown cancels it and waits for it. One with a [key](crate::Job::with_key) that is
+    /// taken waits for room instead. But it runs on no worker:
     /// [`JobRecord::worker`](crate::JobRecord::worker) is `None`, [`Event::Started`](crate::Event::Started) and
     /// [`WorkerStatus`](crate::WorkerStatus) have an index past those of the workers and the name of the calling thread, and
     /// the hooks of workers are not called. It must not wait for what the caller is to do, nor for a lock that the caller
@@ -40,7 +41,8 @@ pub enum Overflow {
     /// Makes room: of the jobs of the same [priority](crate::Priority) that wait in the queue, the one that has waited
     /// longest ends [`Cancelled`](crate::JobState::Cancelled), with [`Displaced::Dropped`] as the cause, and
     /// [`Stats::dropped`](crate::Stats::dropped) counts it. It is dropped, with what it captured, on the calling thread.
-    /// Jobs that run or are [scheduled](crate::Job::with_delay) stay.
+    /// Jobs that run or are [scheduled](crate::Job::with_delay) stay. Jobs with a [key](crate::Job::with_key) are a level of
+    /// their own; of those, one that could start gives way before one that is held back.
     ///
     /// It never waits. Submitters that wait for room are overtaken. With a [capacity](crate::Builder::queue_capacity) of
     /// zero nothing waits in the queue, so that nothing can give way: this is `Fail` then.
@@ -72,12 +74,18 @@ pub enum Displaced {
         /// The job that has its place.
         by: JobId,
     },
+    /// This later job has the same key and replaces it: see [`Delegator::supersede`](crate::Delegator::supersede).
+    Superseded {
+        /// The later job.
+        by: JobId,
+    },
 }
 
 impl fmt::Display for Displaced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Displaced::Dropped { by } => write!(f, "dropped from the full queue for job {by}"),
+            Displaced::Superseded { by } => write!(f, "superseded by job {by}"),
         }
     }
 }

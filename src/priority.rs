@@ -33,3 +33,42 @@ impl fmt::Display for Priority {
         })
     }
 }
+
+/// Where in the queue a job waits: by its priority, and by whether it has a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    Low,
+    /// The channel.
+    Normal,
+    High,
+    KeyedLow,
+    KeyedNormal,
+    KeyedHigh,
+}
+
+impl Level {
+    pub(crate) const COUNT: usize = 6;
+
+    pub(crate) fn new(priority: Priority, keyed: bool) -> Level {
+        match (priority, keyed) {
+            (Priority::Low, false) => Level::Low,
+            (Priority::Normal, false) => Level::Normal,
+            (Priority::High, false) => Level::High,
+            (Priority::Low, true) => Level::KeyedLow,
+            (Priority::Normal, true) => Level::KeyedNormal,
+            (Priority::High, true) => Level::KeyedHigh,
+        }
+    }
+
+    pub(crate) fn is_keyed(self) -> bool {
+        self as u8 >= Level::KeyedLow as u8
+    }
+
+    pub(crate) fn priority(self) -> Priority {
+        match self {
+            Level::Low | Level::KeyedLow => Priority::Low,
+            Level::Normal | Level::KeyedNormal => Priority::Normal,
+            Level::High | Level::KeyedHigh => Priority::High,
+        }
+    }
+}

@@ -22,12 +22,13 @@
 //! 5. whoever was called calls the next, if there is room by the same rule, when it has taken its place or gone.
 //!
 //! Priorities. The channel is the level of the jobs that have none. The two others come to be with the first job that has
-//! one, each with the same capacity and a line of its own; workers sleep and search for all of them together. Without a
-//! queue there is nothing to overtake in, so with a capacity of zero all jobs are alike.
+//! one, each with the same capacity and a line of its own; workers sleep and search for all of them together. Jobs with a key
+//! and no priority have a level of their own in the same way. Without a queue there is nothing to overtake in, so with a
+//! capacity of zero all jobs are alike.
 
 use std::collections::VecDeque;
 
-use crate::priority::Priority;
+use crate::priority::{Level, Priority};
 use crate::ranked::Ranked;
 use crate::sync::polled::{Receiver, Sender, bounded};
 use crate::sync::{
@@ -69,10 +70,11 @@ pub(crate) struct Queue<T> {
     good_part: usize,
 }
 
-/// The jobs of high and of low priority, and who waits to submit more of them.
+/// The jobs of high and of low priority and those with a key, and who waits to submit more of them.
 struct Beside<T> {
     jobs: Ranked<T>,
     low: Padded<Line>,
+    keyed: Padded<Line>,
     high: Padded<Line>,
 }
 
@@ -180,7 +182,7 @@ impl<T> Queue<T> {
             list.iter().for_each(|parker| parker.notify());
             std::mem::take(&mut *list)
         };
-        let beside = self.levels.get().map(|levels| [&*levels.low, &*levels.high]);
+        let beside = self.levels.get().map(|levels| [&*levels.low, &*levels.keyed, &*levels.high]);
         let lines = beside.into_iter().flatten().chain([&*self.line]);
         let lined_up: Vec<_> = lines.flat_map(Line::send_away).collect();
         sleeping.iter().chain(&lined_up).for_each(|parker| parker.wake());
@@ -194,14 +196,38 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// The same for an item of this priority.
-    pub(crate) fn try_push_at(&self, priority: Priority, item: T) -> Result<(), T> {
-        if priority == Priority::Normal || self.free.is_some() {
+    /// The same for an item of this level.
+    pub(crate) fn try_push_at(&self, level: Level, item: T) -> Result<(), T> {
+        if level == Level::Normal || self.free.is_some() {
             return self.try_push(item);
         }
-        self.beside().jobs.push(item, priority)?;
+        self.push_at(level, item, false)
+    }
+
+    /// The same beside the channel, and `force` puts it in also where there is no room.
+    pub(crate) fn push_at(&self, level: Level, item: T, force: bool) -> Result<(), T> {
+        if self.free.is_some() && !force {
+            return self.try_push(item);
+        }
+        self.beside().jobs.push(item, level.priority(), force)?;
         self.wake_a_searcher();
         Ok(())
+    }
+
+    /// Takes a place for an item that is held back. `false` if there is none; with a capacity of zero there never is.
+    pub(crate) fn reserve(&self, level: Level, force: bool) -> bool {
+        (force || self.free.is_none()) && self.beside().jobs.reserve(level.priority(), force)
+    }
+
+    /// Puts an item into the place that was reserved for it.
+    pub(crate) fn push_reserved(&self, level: Level, item: T) {
+        self.beside().jobs.push_reserved(item, level.priority());
+        self.wake_a_searcher();
+    }
+
+    pub(crate) fn give_up_reserved(&self, level: Level) {
+        self.beside().jobs.give_up_reserved(level.priority());
+        self.wake_a_submitter(level);
     }
 
     /// Puts in as many as there is room for, in order, and takes those off the front. Looks once for somebody to wake: whoever
@@ -231,15 +257,20 @@ impl<T> Queue<T> {
     fn beside(&self) -> &Beside<T> {
         self.levels.get_or_init(|| {
             let capacity = self.sender.capacity().unwrap_or(usize::MAX);
-            Box::new(Beside { jobs: Ranked::new(capacity), low: Padded::default(), high: Padded::default() })
+            Box::new(Beside {
+                jobs: Ranked::new(capacity),
+                low: Padded::default(),
+                keyed: Padded::default(),
+                high: Padded::default(),
+            })
         })
     }
 
-    pub(crate) fn is_full(&self, priority: Priority) -> bool {
-        if priority == Priority::Normal && self.free.is_none() {
+    pub(crate) fn is_full(&self, level: Level) -> bool {
+        if level == Level::Normal && self.free.is_none() {
             return self.sender.is_full();
         }
-        self.room(priority) == 0
+        self.room(level) == 0
     }
 
     /// Whether a job could be taken right now.
@@ -263,19 +294,19 @@ impl<T> Queue<T> {
     pub(crate) fn offer(&self) {
         if let Some(free) = &self.free {
             free.fetch_add(1, Ordering::SeqCst);
-            self.wake_a_submitter(Priority::Normal);
+            self.wake_a_submitter(Level::Normal);
         }
     }
 
-    /// The item of this priority that has waited longest. Its place is for the caller to fill: nobody is called.
-    pub(crate) fn take_oldest(&self, priority: Priority) -> Option<T> {
+    /// The item of this level that has waited longest. Its place is for the caller to fill: nobody is called.
+    pub(crate) fn take_oldest(&self, level: Level) -> Option<T> {
         if self.free.is_some() {
             // What is in is promised to workers that are free.
             return None;
         }
-        match priority {
-            Priority::Normal => self.receiver.try_recv().ok(),
-            _ => self.beside().jobs.take_oldest(priority),
+        match level {
+            Level::Normal => self.receiver.try_recv().ok(),
+            _ => self.beside().jobs.take_oldest(level.priority()),
         }
     }
 
@@ -295,7 +326,7 @@ impl<T> Queue<T> {
     fn try_recv(&self) -> Option<T> {
         let item = self.receiver.try_recv().ok()?;
         if self.free.is_none() {
-            self.wake_a_submitter(Priority::Normal);
+            self.wake_a_submitter(Level::Normal);
         }
         Some(item)
     }
@@ -304,7 +335,7 @@ impl<T> Queue<T> {
     fn pop_by_priority(&self, levels: &Beside<T>) -> Option<T> {
         loop {
             if let Some((item, priority)) = levels.jobs.pop(|| !self.receiver.is_empty()) {
-                self.wake_a_submitter(priority);
+                self.wake_after_a_pop(priority);
                 return Some(item);
             }
             let item = self.try_recv();
@@ -427,17 +458,22 @@ impl<T> Queue<T> {
         parker.wake();
     }
 
-    fn wake_a_submitter(&self, priority: Priority) {
+    /// What was popped beside the channel left a place there.
+    fn wake_after_a_pop(&self, priority: Priority) {
+        self.wake_a_submitter(Level::new(priority, true));
+    }
+
+    fn wake_a_submitter(&self, level: Level) {
         fence(Ordering::SeqCst);
-        let line = self.line(priority);
+        let line = self.line(level);
         if line.waiting.load(Ordering::Relaxed) > 0 && line.called.load(Ordering::Relaxed) == 0 {
-            self.call_the_next(line, priority);
+            self.call_the_next(line, level);
         }
     }
 
     #[cold]
-    fn call_the_next(&self, line: &Line, priority: Priority) {
-        let room = self.room(priority);
+    fn call_the_next(&self, line: &Line, level: Level) {
+        let room = self.room(level);
         if room == 0 || (room < self.good_part && !line.urgent.load(Ordering::Relaxed)) {
             return;
         }
@@ -455,29 +491,32 @@ impl<T> Queue<T> {
         parker.wake();
     }
 
-    /// How many more of this priority fit in, for now.
-    pub(crate) fn room(&self, priority: Priority) -> usize {
+    /// How many more of this level fit in, for now.
+    pub(crate) fn room(&self, level: Level) -> usize {
         if let Some(free) = &self.free {
             return free.load(Ordering::SeqCst);
         }
-        if priority != Priority::Normal {
-            return self.beside().jobs.room(priority);
+        if level != Level::Normal {
+            return self.beside().jobs.room(level.priority());
         }
         self.sender.capacity().map_or(usize::MAX, |capacity| capacity - self.sender.len().min(capacity))
     }
 
-    fn line(&self, priority: Priority) -> &Line {
-        match priority {
-            Priority::High if self.free.is_none() => &self.beside().high,
-            Priority::Low if self.free.is_none() => &self.beside().low,
-            _ => &self.line,
+    fn line(&self, level: Level) -> &Line {
+        if level == Level::Normal || self.free.is_some() {
+            return &self.line;
+        }
+        match level.priority() {
+            Priority::High => &self.beside().high,
+            Priority::Normal => &self.beside().keyed,
+            Priority::Low => &self.beside().low,
         }
     }
 
-    /// Puts a submitter in the line of this priority: at its end, or in front if it has been called before and found no
+    /// Puts a submitter in the line of this level: at its end, or in front if it has been called before and found no
     /// room. It must look for room and at the phase before it parks.
-    pub(crate) fn line_up(&self, priority: Priority, me: &Arc<Parker>, again: bool) {
-        let line = self.line(priority);
+    pub(crate) fn line_up(&self, level: Level, me: &Arc<Parker>, again: bool) {
+        let line = self.line(level);
         me.notified.store(false, Ordering::Relaxed);
         {
             let mut list = line.list.lock();
@@ -492,8 +531,8 @@ impl<T> Queue<T> {
     }
 
     /// Has any room called out from now on, for as long as there is a line. The caller must look for room afterwards.
-    pub(crate) fn hurry(&self, priority: Priority) {
-        let line = self.line(priority);
+    pub(crate) fn hurry(&self, level: Level) {
+        let line = self.line(level);
         let list = line.list.lock();
         if !list.is_empty() {
             line.urgent.store(true, Ordering::Relaxed);
@@ -503,8 +542,8 @@ impl<T> Queue<T> {
     }
 
     /// Takes a submitter out of the line, with a place or without.
-    pub(crate) fn step_out(&self, priority: Priority, me: &Arc<Parker>) {
-        let line = self.line(priority);
+    pub(crate) fn step_out(&self, level: Level, me: &Arc<Parker>) {
+        let line = self.line(level);
         {
             let mut list = line.list.lock();
             let before = list.len();
@@ -518,18 +557,21 @@ impl<T> Queue<T> {
             }
             line.waiting.store(list.len(), Ordering::Relaxed);
         }
-        self.wake_a_submitter(priority);
+        self.wake_a_submitter(level);
     }
 
     pub(crate) fn len(&self) -> usize {
         self.len_at(Priority::Low) + self.len_at(Priority::Normal) + self.len_at(Priority::High)
     }
 
+    /// How many items could be taken.
+    pub(crate) fn ready(&self) -> usize {
+        self.receiver.len() + self.levels.get().map_or(0, |levels| levels.jobs.ready())
+    }
+
     /// How many places jobs of this priority take.
     pub(crate) fn len_at(&self, priority: Priority) -> usize {
-        match priority {
-            Priority::Normal => self.receiver.len(),
-            _ => self.levels.get().map_or(0, |levels| levels.jobs.len(priority)),
-        }
+        let beside = self.levels.get().map_or(0, |levels| levels.jobs.len(priority));
+        if priority == Priority::Normal { self.receiver.len() + beside } else { beside }
     }
 }

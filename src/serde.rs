@@ -94,7 +94,7 @@ macro_rules! both {
 both! {
     Stats {
         scheduled, queued, running, submitted, completed, failed, panicked, cancelled, timed_out, rejected, dropped,
-        places,
+        keys, places,
     }
     Places { high, normal, low }
     Latencies { queue_time, run_time, round_trip_time }
@@ -253,6 +253,12 @@ impl Serialize for Event {
                 "id": id,
                 "name": name,
                 "why": why,
+            }),
+            Event::Joined { id, name, to } => write_struct!(serializer, "Event" {
+                "event": "joined",
+                "id": id,
+                "name": name,
+                "to": to,
             }),
             Event::Started { id, name, worker } => write_struct!(serializer, "Event" {
                 "event": "started",

@@ -623,7 +623,8 @@ impl JobSet {
         let queued = |(_, member): &(&u64, &Member)| member.handle.task.is_queued();
         let after = self.members.range(self.hint..).find(queued);
         let Some((number, member)) = after.or_else(|| self.members.range(..self.hint).find(queued)) else {
-            return false;
+            let mut held = self.members.values().filter(|member| member.handle.task.is_held());
+            return held.any(|member| worker::make_way(&member.handle.task));
         };
         self.hint = number + 1;
         worker::run_inline(&member.handle.task);
@@ -663,7 +664,7 @@ impl JobSet {
 
     fn cancel_for(&self, cancel: &Arc<Cancel>) {
         // Those in the queue first: a worker that is told to stop would take the next of them.
-        let queued = self.members.values().filter(|member| member.handle.task.is_queued());
+        let queued = self.members.values().filter(|member| member.handle.task.is_waiting());
         for member in queued.chain(self.members.values()) {
             if !member.handle.is_finished() {
                 member.handle.cancel_for(Arc::clone(cancel));

@@ -26,7 +26,7 @@ use crate::inbox::Inbox;
 use crate::job::{Job, Run};
 use crate::notes::Noted;
 use crate::panics::{self, discard};
-use crate::priority::Priority;
+use crate::priority::Level;
 use crate::provenance::{Cancel, Cancelled};
 use crate::state::JobState;
 use crate::sync::{
@@ -56,6 +56,9 @@ const LATER: u8 = 0b0100_0000;
 
 /// Only where the state to come is kept: the operation has said something.
 const NOTED: u8 = 0b1000_0000;
+
+/// The job has a key, and may not start yet because of it. Worth nothing once the job is not queued any more.
+const HELD: u8 = 0b1000_0000;
 
 /// How old a reading of the clock may be that is good enough for deadlines further away than this.
 const NEAR: Duration = Duration::from_millis(10);
@@ -143,6 +146,12 @@ pub(crate) struct Captures {
     pub(crate) operation: Box<dyn Run>,
     pub(crate) context: Context,
     pub(crate) extras: Option<Box<Extras>>,
+}
+
+impl Captures {
+    pub(crate) fn has_key(&self) -> bool {
+        self.extras.as_ref().is_some_and(|extras| extras.key.is_some())
+    }
 }
 
 impl Task {
@@ -268,11 +277,26 @@ impl Task {
 
     /// Whether it waits for a worker.
     pub(crate) fn is_queued(&self) -> bool {
-        self.state.load(Ordering::Acquire) & (STATE | LATER) == QUEUED
+        self.state.load(Ordering::Acquire) & (STATE | LATER | HELD) == QUEUED
+    }
+
+    /// Whether it waits for its key.
+    pub(crate) fn is_held(&self) -> bool {
+        self.state.load(Ordering::Acquire) & (STATE | LATER | HELD) == QUEUED | HELD
+    }
+
+    /// Whether it waits for a worker, or is with one.
+    pub(crate) fn is_alive(&self) -> bool {
+        matches!(self.state.load(Ordering::Acquire) & STATE, QUEUED | RUNNING)
+    }
+
+    /// Whether it will not start any more, or has ended.
+    pub(crate) fn is_past(&self) -> bool {
+        !self.is_alive()
     }
 
     /// Whether it waits for a worker or for its time.
-    fn is_waiting(&self) -> bool {
+    pub(crate) fn is_waiting(&self) -> bool {
         self.state.load(Ordering::Acquire) & STATE == QUEUED
     }
 
@@ -280,9 +304,35 @@ impl Task {
         shown(self.state.load(Ordering::Acquire))
     }
 
-    /// Which jobs that are queued it goes before.
-    pub(crate) fn priority(&self) -> Priority {
-        self.held.lock().extras.as_ref().map(|extras| extras.priority).unwrap_or_default()
+    /// Where in the queue it waits. To be asked while it does.
+    pub(crate) fn level(&self) -> Level {
+        self.held.lock().extras.as_ref().map_or(Level::Normal, |extras| extras.level())
+    }
+
+    /// Its key, and how many jobs may have that, if the job says. `None` once it is not queued any more.
+    pub(crate) fn key(&self) -> Option<(Arc<str>, Option<usize>)> {
+        let held = self.held.lock();
+        let extras = held.extras.as_ref()?;
+        Some((Arc::clone(extras.key.as_ref()?), extras.key_limit))
+    }
+
+    /// Marks a new job with a key: it may not start yet.
+    pub(crate) fn hold(&self) {
+        self.state.fetch_or(HELD, Ordering::AcqRel);
+    }
+
+    /// Its key allows it to start.
+    pub(crate) fn unhold(&self) {
+        let held = self.held.lock();
+        if self.state.load(Ordering::Relaxed) & STATE == QUEUED {
+            self.state.fetch_and(!HELD, Ordering::AcqRel);
+        }
+        held.nudge();
+    }
+
+    /// Has those who wait for it look again.
+    pub(crate) fn nudge(&self) {
+        self.held.lock().nudge();
     }
 
     /// Makes a new job one that waits for its time.
@@ -328,13 +378,7 @@ impl Task {
         });
         self.state.fetch_and(!LATER, Ordering::AcqRel);
         // A worker that waits for it may run it now.
-        for waiter in held.waiters.iter().flat_map(|waiters| &waiters.0) {
-            match waiter {
-                Waiter::Thread(thread) => thread.unpark(),
-                Waiter::Inbox { inbox, .. } => inbox.nudge(),
-                Waiter::Channel { .. } => {}
-            }
-        }
+        held.nudge();
         (true, listening)
     }
 
@@ -386,6 +430,11 @@ impl Task {
         if let Some(place) = captures.extras.as_mut().and_then(|extras| extras.place.take()) {
             if let Some(owner) = self.owner() {
                 owner.forget(place);
+            }
+        }
+        if captures.has_key() {
+            if let Some(owner) = self.owner() {
+                owner.leave_key(self.id, false);
             }
         }
         Some((captures, decision))
@@ -456,7 +505,7 @@ impl Task {
             self.look();
             return;
         }
-        let (end, place) = {
+        let (end, place, has_key) = {
             let mut held = self.held.lock();
             let state = self.state.load(Ordering::Relaxed);
             if state & STATE != QUEUED {
@@ -464,12 +513,19 @@ impl Task {
             }
             let Some(end) = held.context.end_of_queued() else { return };
             self.state.store(ENDING | (state & WAITED), Ordering::Release);
-            (end, held.extras.as_mut().and_then(|extras| extras.place.take()))
+            let extras = held.extras.as_mut();
+            let has_key = extras.as_ref().is_some_and(|extras| extras.key.is_some());
+            (end, extras.and_then(|extras| extras.place.take()), has_key)
         };
         if place.is_some() {
             if let Some(owner) = self.owner() {
                 // A worker drops the captures, when the agenda comes to its deadline.
                 owner.forget_later();
+            }
+        }
+        if has_key {
+            if let Some(owner) = self.owner() {
+                owner.leave_key(self.id, true);
             }
         }
         self.finish_unstarted(end, LEFTOVERS);
@@ -557,6 +613,7 @@ impl Task {
             return true;
         }
         let listening = self.is_waiting().then(|| self.listen()).flatten();
+        let mut parked = false;
         let finished = loop {
             if self.look().is_finished() {
                 break true;
@@ -564,6 +621,11 @@ impl Task {
             if (until != Tick::NEVER && until <= Tick::now()) || (inline && self.is_queued()) {
                 break false;
             }
+            // Something may have changed about its key.
+            if inline && parked && self.is_held() {
+                break false;
+            }
+            parked = true;
             let wake_at = if self.is_waiting() { until.min(self.deadline) } else { until };
             driver::park_until(
                 wake_at,
@@ -736,6 +798,17 @@ fn code_of(state: JobState) -> u8 {
 }
 
 impl Held {
+    /// Wakes those who wait, to look again.
+    fn nudge(&self) {
+        for waiter in self.waiters.iter().flat_map(|waiters| &waiters.0) {
+            match waiter {
+                Waiter::Thread(thread) => thread.unpark(),
+                Waiter::Inbox { inbox, .. } => inbox.nudge(),
+                Waiter::Channel { .. } => {}
+            }
+        }
+    }
+
     fn take(&mut self) -> Option<Captures> {
         let operation = self.operation.take()?;
         Some(Captures { operation, context: std::mem::take(&mut self.context), extras: self.extras.take() })

@@ -8,10 +8,12 @@ use crate::context::{Context, Scope};
 use crate::engine::{BATCH, Engine, Running, Slot};
 use crate::error::{Error, ErrorKind};
 use crate::events::Event;
+use crate::id::JobId;
+use crate::keys::Way;
 use crate::latency::Writer;
 use crate::notes::Scene;
 use crate::panics::{contain, discard, log_about};
-use crate::queue::Parker;
+use crate::queue::{Parker, Phase};
 use crate::state::JobState;
 use crate::sync::{Arc, Unshared, thread_local};
 use crate::task::{Captures, Claim, Outcome, Task};
@@ -56,13 +58,22 @@ pub(crate) fn slot_on(engine: &Arc<Engine>) -> Option<Arc<Slot>> {
     current().filter(|worker| Arc::ptr_eq(&worker.engine, engine)).map(|worker| Arc::clone(&worker.slot))
 }
 
+/// The jobs of that delegator that this thread is in.
+pub(crate) fn inside(engine: &Arc<Engine>) -> Vec<JobId> {
+    slot_on(engine).map(|slot| slot.jobs()).unwrap_or_default()
+}
+
 /// Runs the job on this thread, which is no worker and has entered the callers with this slot.
 pub(crate) fn run_as_caller(engine: &Arc<Engine>, slot: Arc<Slot>, task: &Arc<Task>) {
     let worker = Worker::with(Arc::clone(engine), CALLER, slot, None);
-    worker.act(|worker| worker.execute_inline(Arc::clone(task)));
-    if let (Some(started), Some(outcome)) = (task.started(), task.outcome()) {
-        engine.latencies.record_elsewhere(&task.name, task.created, Some(started), outcome.completed);
-    }
+    worker.act(|worker| {
+        worker.execute_inline(Arc::clone(task));
+        // What it has let start, where the workers may have left.
+        while engine.has_keys() && engine.queue.phase() != Phase::Open {
+            let Some(task) = engine.take_left() else { break };
+            worker.execute_inline(task);
+        }
+    });
     discard("a delegator", worker);
 }
 
@@ -70,7 +81,8 @@ pub(crate) fn run_as_caller(engine: &Arc<Engine>, slot: Arc<Slot>, task: &Arc<Ta
 pub(crate) fn drain_inline(until: Tick) -> bool {
     let Some(worker) = current() else { return true };
     while until == Tick::NEVER || Tick::now() < until {
-        match worker.engine.take_left() {
+        let left = worker.engine.take_left();
+        match left.or_else(|| worker.engine.held_by(&worker.slot.jobs())) {
             Some(task) => worker.execute_inline(task),
             None => return true,
         }
@@ -80,11 +92,26 @@ pub(crate) fn drain_inline(until: Tick) -> bool {
 
 /// Runs the job here and now, if this thread is a worker of its delegator and nobody else has taken the job.
 pub(crate) fn run_inline(task: &Arc<Task>) {
+    while task.is_held() && make_way(task) {}
     if !task.is_queued() {
         return;
     }
     if let Some(worker) = current().filter(|worker| task.is_owned_by(&worker.engine)) {
         worker.execute_inline(Arc::clone(task));
+    }
+}
+
+/// Does what keeps a job that is held back from running, or the job itself, if that is to be done on this worker's thread.
+/// `false` if it is not: then the thread is unparked when that may have changed.
+#[cold]
+pub(crate) fn make_way(task: &Arc<Task>) -> bool {
+    let Some(worker) = current().filter(|worker| task.is_owned_by(&worker.engine)) else { return false };
+    match worker.engine.way_to(task, &worker.slot.jobs()) {
+        Way::Run(task) => {
+            worker.execute_inline(task);
+            true
+        }
+        Way::Wait => false,
     }
 }
 
@@ -155,12 +182,21 @@ impl Worker {
 
     /// Runs a job inside another.
     pub(crate) fn execute_inline(&self, task: Arc<Task>) {
-        self.execute(task);
+        // A caller has no recorder of its own.
+        let to_record = (self.index == CALLER).then(|| Arc::clone(&task));
+        let ran = self.execute(task);
         self.last_end.set(None);
+        if let Some(task) = to_record {
+            if let Some(outcome) = task.outcome().filter(|_| ran) {
+                let (created, started) = (task.created, task.started());
+                self.engine.latencies.record_elsewhere(&task.name, created, started, outcome.completed);
+            }
+            discard("a finished job", task);
+        }
     }
 
-    /// Runs the job, or ends it, or skips it.
-    fn execute(&self, task: Arc<Task>) {
+    /// Runs the job, or ends it, or skips it; `true` if it ran it.
+    fn execute(&self, task: Arc<Task>) -> bool {
         let now = self.last_end.take().unwrap_or_else(Tick::now).max(task.created);
         // Whoever sees the job running, and looks for it here to cancel it, waits for this lock and finds it.
         let mut at_work = self.slot.lock();
@@ -175,22 +211,37 @@ impl Worker {
                     self.tell_started(&task);
                 }
                 self.run(captures, created, scope, is_own);
+                true
             }
             Claim::End(captures, end) => {
                 drop(at_work);
+                let has_key = captures.has_key();
                 task.end_claimed(captures, end);
+                if has_key {
+                    self.engine.leave_key(task.id, false);
+                }
                 discard("a finished job", task);
+                false
             }
             Claim::Stopped(captures) => {
                 drop(at_work);
+                let has_key = captures.has_key();
                 // Its scope is cancelled, and says by whom.
                 self.engine.hand_back(&task, captures, None);
+                if has_key {
+                    self.engine.leave_key(task.id, false);
+                }
                 discard("a finished job", task);
+                false
             }
             Claim::Gone(leftovers) => {
                 drop(at_work);
                 discard(format_args!("what job {} captured", task.id), leftovers);
+                if self.engine.has_keys() && task.is_past() {
+                    self.engine.leave_key(task.id, false);
+                }
                 discard("a finished job", task);
+                false
             }
         }
     }
@@ -215,6 +266,7 @@ impl Worker {
 
     /// Runs what was claimed and finishes the job on top of the slot's stack.
     fn run(&self, captures: Captures, created: Tick, scope: Arc<Scope>, is_own: bool) {
+        let has_key = captures.has_key();
         let Captures { operation, context, extras: _ } = captures;
         let mut context = Context::of_job(context, scope);
         let returned = contain(|| operation.run(&context));
@@ -273,11 +325,15 @@ impl Worker {
         };
         let outcome = Outcome { completed, result, spent: Unshared::new(spent) };
         let announced = task.settle(state, outcome, is_noted);
+        let with_key = has_key.then_some(task.id);
         let evicted = self.engine.finish(task, 0);
         if is_over && !announced && !self.engine.events.is_watched() && evicted.rest.is_empty() {
             self.last_end.set(Some(completed));
         }
         self.engine.recycle(evicted, &self.batch);
+        if let Some(id) = with_key {
+            self.engine.leave_key(id, false);
+        }
     }
 
     /// A scope for the next job that has none of its own: the last one's, if that left it as it was.

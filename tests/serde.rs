@@ -152,7 +152,7 @@ fn stats_come_back_as_they_were() {
             json!({
                 "scheduled": 1, "queued": 1, "running": 1, "submitted": 3, "completed": 0, "failed": 0,
                 "panicked": 0, "cancelled": 0, "timed_out": 0, "rejected": 0,
-                "dropped": 0,
+                "dropped": 0, "keys": 0,
                 "places": {"high": 0, "normal": 0, "low": 1},
             })
         );
@@ -283,6 +283,17 @@ fn a_refusal_says_why() {
         assert_eq!(value, json!({"event": "rejected", "id": id, "name": "refused", "why": "full"}));
         drop(busy);
     });
+}
+
+#[test]
+fn a_job_that_joins_another_says_which() {
+    let delegator = Delegator::manual();
+    let other = delegator.coalesce("key", yields("other", "")).unwrap().into_handle();
+    let events = delegator.subscribe(10);
+    let _joined = delegator.coalesce("key", yields("joins", "")).unwrap();
+    let value = to_value(events.iter().nth(1).unwrap()).unwrap();
+    assert_eq!((&value["event"], &value["name"]), (&json!("joined"), &json!("joins")));
+    assert_eq!(value["to"], json!(other.id().to_string()));
 }
 
 #[test]

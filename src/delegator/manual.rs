@@ -311,10 +311,10 @@ impl Hand {
         self.random.set(Some(state));
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let turns = (mixed ^ (mixed >> 31)) % (queue.len().max(1) as u64);
+        let turns = (mixed ^ (mixed >> 31)) % (queue.ready().max(1) as u64);
         for _ in 0..turns {
             let Some(task) = queue.try_pop() else { return };
-            if let Err(task) = queue.try_push_at(task.priority(), task) {
+            if let Err(task) = queue.try_push_at(task.level(), task) {
                 // Somebody else took the place meanwhile.
                 self.worker.act(|worker| worker.execute_inline(task));
             }

@@ -22,7 +22,7 @@ use self::thread::Started;
 use crate::clock::Tick;
 use crate::engine::Engine;
 use crate::events::Event;
-use crate::handle::JobHandle;
+use crate::handle::{Coalesced, JobHandle};
 use crate::job::Job;
 use crate::latency::{Latencies, LatenciesByName};
 use crate::overflow::Overflow;
@@ -184,6 +184,68 @@ impl Delegator {
     /// ```
     pub fn submit_with(&self, job: Job, overflow: Overflow) -> Result<JobHandle, SubmitError> {
         submit::submit_with(&self.engine, job, overflow)
+    }
+
+    /// Submits a job with this key, unless another with the same [key](Job::with_key) is queued or runs: then the job is
+    /// dropped, on the calling thread, and this gives the handle of the other, of the newest if there are several. For work
+    /// that is asked for from several sides and needs to be done once; whoever asks gets the same result.
+    ///
+    /// The look and the submission are one step: of two that come at the same time, one joins the other. A
+    /// [delayed](Job::with_delay) job has its key from when it is due, so until then it is not found. It waits for room as
+    /// [`submit`](Delegator::submit) does. A joined job is neither submitted nor rejected in the
+    /// [numbers](Delegator::stats).
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::ShutDown`], with the job.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::{Coalesced, Delegator, Job};
+    ///
+    /// let delegator = Delegator::manual();
+    /// let render = || Job::new("render", |_| Ok(b"<html>".to_vec()));
+    /// let one = delegator.coalesce("/index", render())?;
+    /// let other = delegator.coalesce("/index", render())?;
+    /// assert!(matches!(other, Coalesced::Joined(_)));
+    /// assert_eq!(other.into_handle().join()?, b"<html>");
+    /// assert!(one.handle().is_finished());
+    /// assert!(matches!(delegator.coalesce("/index", render())?, Coalesced::Submitted(_)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn coalesce(&self, key: impl Into<std::sync::Arc<str>>, job: Job) -> Result<Coalesced, SubmitError> {
+        submit::coalesce(&self.engine, key.into(), job)
+    }
+
+    /// Submits a job with this key, and once it is accepted cancels all others with the same [key](Job::with_key) that are
+    /// queued or run, with [`Displaced::Superseded`](crate::Displaced::Superseded) as the cause. For work of which only the
+    /// latest counts: a preview, a search as you type.
+    ///
+    /// With a limit of one, the job starts when the one before has returned. Otherwise as
+    /// [`coalesce`](Delegator::coalesce); if it is refused, nothing is cancelled.
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::ShutDown`], with the job.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::{Delegator, Job, JobState};
+    ///
+    /// let delegator = Delegator::manual();
+    /// let search = |text: &str| Job::new(format!("search {text}"), |_| Ok(Vec::new()));
+    /// let ca = delegator.supersede("search", search("ca"))?;
+    /// let cat = delegator.supersede("search", search("cat"))?;
+    /// let error = ca.join().unwrap_err();
+    /// assert_eq!(error.to_string(), format!("cancelled: superseded by job {}", cat.id()));
+    /// assert_eq!(cat.wait().state(), JobState::Completed);
+    /// # Ok::<(), workpath::SubmitError>(())
+    /// ```
+    #[track_caller]
+    pub fn supersede(&self, key: impl Into<std::sync::Arc<str>>, job: Job) -> Result<JobHandle, SubmitError> {
+        submit::supersede(&self.engine, key.into(), job)
     }
 
     /// Submits many jobs for less than as many calls cost, and waits for room as [`submit`](Delegator::submit) does. The handles
@@ -595,6 +657,43 @@ impl Submitter {
     /// ```
     pub fn submit_with(&self, job: Job, overflow: Overflow) -> Result<JobHandle, SubmitError> {
         submit::submit_with(&self.engine, job, overflow)
+    }
+
+    /// As [`Delegator::coalesce`].
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::ShutDown`], with the job.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// assert!(delegator.submitter().coalesce("key", Job::new("work", |_| Ok(Vec::new()))).is_ok());
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    pub fn coalesce(&self, key: impl Into<std::sync::Arc<str>>, job: Job) -> Result<Coalesced, SubmitError> {
+        submit::coalesce(&self.engine, key.into(), job)
+    }
+
+    /// As [`Delegator::supersede`].
+    ///
+    /// # Errors
+    ///
+    /// [`SubmitError::ShutDown`], with the job.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// assert!(delegator.submitter().supersede("key", Job::new("work", |_| Ok(Vec::new()))).is_ok());
+    /// # Ok::<(), workpath::BuildError>(())
+    /// ```
+    #[track_caller]
+    pub fn supersede(&self, key: impl Into<std::sync::Arc<str>>, job: Job) -> Result<JobHandle, SubmitError> {
+        submit::supersede(&self.engine, key.into(), job)
     }
 
     #[cfg(feature = "orders")]

@@ -328,7 +328,9 @@ fn finish(
 /// Takes the unstarted jobs out and cancels the running ones, on this thread.
 fn stop(engine: &Engine, caller: Caller) {
     engine.close_agenda(true, caller);
-    while let Some(task) = engine.queue.try_pop() {
+    // Those that are held back first, so that nobody's end puts them in the queue.
+    let held = engine.take_held().into_iter();
+    for task in held.chain(std::iter::from_fn(|| engine.queue.try_pop())) {
         // A job whose context is done ends for that reason; one that has ended leaves what the timer left.
         task.look();
         if let Some(captures) = task.withdraw() {

@@ -47,6 +47,8 @@ pub struct Stats {
     /// Of the cancelled jobs, those that gave their places in the full queue to others: see
     /// [`Overflow::DropOldest`](crate::Overflow::DropOldest).
     pub dropped: u64,
+    /// How many [keys](crate::Job::with_key) have jobs that are queued or run.
+    pub keys: usize,
     /// The places that jobs take in the queue, by their priority. A job that ends there keeps its place until a worker has
     /// skipped it, so together they may be more than `queued`.
     pub places: Places,
@@ -78,8 +80,8 @@ pub struct Places {
 }
 
 impl Stats {
-    /// What has been counted since an earlier look at the same delegator. `queued`, `running`, `scheduled` and `places`
-    /// stay as they are: they are no counts of what happened.
+    /// What has been counted since an earlier look at the same delegator. `queued`, `running`, `scheduled`, `keys` and
+    /// `places` stay as they are: they are no counts of what happened.
     ///
     /// # Examples
     ///
@@ -127,6 +129,7 @@ pub(super) fn stats(engine: &Engine) -> Stats {
         timed_out: counts.timed_out,
         rejected: engine.rejected.load(Ordering::Relaxed),
         dropped: engine.dropped.load(Ordering::Relaxed),
+        keys: engine.keys_in_use().0,
         places: Places {
             high: engine.queue.len_at(Priority::High),
             normal: engine.queue.len_at(Priority::Normal),

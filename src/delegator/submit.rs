@@ -10,13 +10,14 @@ use crate::engine::{Engine, Slot};
 use crate::error::{Error, SubmitErrorKind};
 use crate::events::Event;
 use crate::extras::When;
-use crate::handle::JobHandle;
+use crate::handle::{Coalesced, JobHandle};
 use crate::id::JobId;
 use crate::job::Job;
+use crate::keys::Share;
 use crate::overflow::{Displaced, Overflow};
 use crate::pace::Pace;
 use crate::panics::discard;
-use crate::priority::Priority;
+use crate::priority::{Level, Priority};
 use crate::provenance::{Cancel, Cancelled, Origin};
 use crate::queue::{Parker, Phase};
 use crate::sync::{self, Arc, Ordering, spin_loop};
@@ -298,7 +299,7 @@ fn accept_all(
 /// Takes jobs off the front that can go in together: as many as there is room for, up to the first that is special.
 fn admit_run(engine: &Engine, jobs: &mut VecDeque<Job>) -> VecDeque<Arc<Task>> {
     let mut run = VecDeque::new();
-    let most = engine.queue.room(Priority::Normal).min(jobs.len()).min(RUN);
+    let most = engine.queue.room(Level::Normal).min(jobs.len()).min(RUN);
     // Subscribers are told of each job on its own, each may be too late on its own, and without any time each is.
     let no_time = engine.default_timeout == Some(Duration::ZERO);
     let one_by_one = engine.events.is_watched() || engine.pace.is_some() || no_time;
@@ -370,7 +371,48 @@ fn tell_rejected(engine: &Engine, job: &Job, why: SubmitErrorKind) {
     engine.events.emit(|| Event::Rejected { id: job.id, name: job.name.clone(), why });
 }
 
-fn accept(engine: &Arc<Engine>, mut job: Job, no_room: NoRoom) -> Result<JobHandle, SubmitError> {
+fn accept(engine: &Arc<Engine>, job: Job, no_room: NoRoom) -> Result<JobHandle, SubmitError> {
+    accept_with(engine, job, no_room, None)
+}
+
+/// Submits the job unless another with this key is there to be joined.
+pub(super) fn coalesce(engine: &Arc<Engine>, key: Arc<str>, job: Job) -> Result<Coalesced, SubmitError> {
+    let mut share = Share::Join(None);
+    let handle = accept_with(engine, job.with_key(key), NoRoom::Wait, Some(&mut share))?;
+    match share {
+        Share::Join(Some(_)) => Ok(Coalesced::Joined(handle)),
+        _ => Ok(Coalesced::Submitted(handle)),
+    }
+}
+
+/// Submits the job, and then cancels the others with this key.
+#[track_caller]
+pub(super) fn supersede(engine: &Arc<Engine>, key: Arc<str>, job: Job) -> Result<JobHandle, SubmitError> {
+    let mut share = Share::Replace(Vec::new());
+    let accepted = accept_with(engine, job.with_key(key), NoRoom::Wait, Some(&mut share));
+    if let Share::Replace(older) = share {
+        // The last first: what runs would let others start when it is told to stop.
+        for task in older.into_iter().rev() {
+            let older = JobHandle { task };
+            if let Ok(new) = &accepted {
+                let by = new.id();
+                older.cancel_for(Cancel::here(
+                    Origin::Displaced,
+                    Some(Arc::new(Displaced::Superseded { by })),
+                ));
+            }
+            discard("a job with a key", older);
+        }
+    }
+    accepted
+}
+
+fn accept_with(
+    engine: &Arc<Engine>,
+    mut job: Job,
+    no_room: NoRoom,
+    mut share: Option<&mut Share>,
+) -> Result<JobHandle, SubmitError> {
     // Before anybody can see the job, so that nothing is told of it before this.
     tell_submitted(engine, &job);
     if engine.queue.phase() != Phase::Open {
@@ -386,42 +428,85 @@ fn accept(engine: &Arc<Engine>, mut job: Job, no_room: NoRoom) -> Result<JobHand
         due.unwrap_or(now).max(now)
     });
     let end = job.context.end();
-    let priority = job.priority();
+    let level = job.level();
     let task = engine.admit(job, by_default);
     if let Some(end) = end {
         return Ok(end_at_once(engine, task, end));
     }
     let handle = JobHandle { task: Arc::clone(&task) };
+    if level.is_keyed() {
+        task.hold();
+        if let Some(other) = find_other(engine, &task, share.as_deref_mut()) {
+            return Ok(join(engine, task, handle, other));
+        }
+    }
     if let Some(due) = due.filter(|due| *due > Tick::now()) {
         if engine.schedule(&task, due) {
+            if let Some(share @ Share::Replace(_)) = share {
+                engine.look_at_key(&task, share);
+            }
             return Ok(handle);
         }
         return Err(give_back(engine, task, handle, SubmitError::ShutDown));
     }
-    if engine.pace.as_ref().is_some_and(|pace| is_hopeless(engine, pace, &task, priority)) {
+    if engine.pace.as_ref().is_some_and(|pace| is_hopeless(engine, pace, &task, level)) {
         return Err(give_back(engine, task, handle, SubmitError::WouldMissDeadline));
     }
-    match push(engine, task, priority) {
+    match push(engine, task, level, share.as_deref_mut()) {
         Ok(()) => confirm(engine, handle),
-        Err(task) => make_room(engine, task, priority, handle, no_room),
+        Err(task) => make_room(engine, task, level, handle, no_room, share),
     }
+}
+
+/// A job with the same key that this one is to join, if there is one already. One whose time is over is ended first.
+fn find_other(engine: &Engine, task: &Task, share: Option<&mut Share>) -> Option<Arc<Task>> {
+    let Some(share @ Share::Join(_)) = share else { return None };
+    for _ in 0..2 {
+        engine.look_at_key(task, share);
+        let Share::Join(found) = share else { return None };
+        let other = found.clone()?;
+        if !other.look().is_finished() {
+            return Some(other);
+        }
+        *found = None;
+        discard("a finished job", other);
+    }
+    None
+}
+
+/// The job that a push has found instead of room.
+fn found(share: Option<&Share>) -> Option<Arc<Task>> {
+    match share {
+        Some(Share::Join(Some(other))) => Some(Arc::clone(other)),
+        _ => None,
+    }
+}
+
+/// Lets go of a job that another does.
+fn join(engine: &Engine, task: Arc<Task>, handle: JobHandle, other: Arc<Task>) -> JobHandle {
+    let (id, name, to) = (task.id, task.name.clone(), other.id);
+    engine.events.emit(|| Event::Joined { id, name, to });
+    drop(handle);
+    discard(format_args!("what job {id} captured"), task);
+    JobHandle { task: other }
 }
 
 /// Whether the jobs that go before it will take until after its deadline.
 #[cold]
-fn is_hopeless(engine: &Engine, pace: &Pace, task: &Task, priority: Priority) -> bool {
+fn is_hopeless(engine: &Engine, pace: &Pace, task: &Task, level: Level) -> bool {
     if task.deadline == Tick::NEVER {
         return false;
     }
-    let levels = [Priority::Low, Priority::Normal, Priority::High].into_iter();
-    let ahead = levels.filter(|level| *level >= priority).map(|level| engine.queue.len_at(level)).sum();
+    let priorities = [Priority::Low, Priority::Normal, Priority::High].into_iter();
+    let before = priorities.filter(|priority| *priority >= level.priority());
+    let ahead = before.map(|priority| engine.queue.len_at(priority)).sum();
     Tick::now().after(pace.time_for(ahead)) > task.deadline
 }
 
 /// Counts the task in and puts it in the queue, or gives it back.
-fn push(engine: &Engine, task: Arc<Task>, priority: Priority) -> Result<(), Arc<Task>> {
+fn push(engine: &Engine, task: Arc<Task>, level: Level, share: Option<&mut Share>) -> Result<(), Arc<Task>> {
     engine.registry.begin_submission();
-    engine.queue.try_push_at(priority, task).inspect_err(|_| engine.registry.refuse_submission())
+    engine.push_at(level, task, share, false).inspect_err(|_| engine.registry.refuse_submission())
 }
 
 /// What is left to do once the job is in the queue: to make sure that somebody is there to take it out.
@@ -448,58 +533,86 @@ fn confirm(engine: &Engine, handle: JobHandle) -> Result<JobHandle, SubmitError>
 fn make_room(
     engine: &Arc<Engine>,
     task: Arc<Task>,
-    priority: Priority,
+    level: Level,
     handle: JobHandle,
     no_room: NoRoom,
+    mut share: Option<&mut Share>,
 ) -> Result<JobHandle, SubmitError> {
+    if let Some(other) = found(share.as_deref()) {
+        return Ok(join(engine, task, handle, other));
+    }
     if let Some(end) = task.context().end() {
         drop(handle);
         return Ok(end_at_once(engine, task, end));
     }
     let until = match no_room {
         NoRoom::GiveUp => return Err(give_back(engine, task, handle, SubmitError::Full)),
-        NoRoom::DropOldest => return drop_oldest(engine, task, priority, handle),
-        NoRoom::Wait | NoRoom::RunHere if worker::is_on(engine) => {
+        NoRoom::DropOldest => return drop_oldest(engine, task, level, handle),
+        // It may have to wait for its turn: beyond the capacity, since a worker must not wait for room.
+        NoRoom::Wait | NoRoom::RunHere
+            if level.is_keyed() && engine.queue.holds_any() && worker::is_on(engine) =>
+        {
+            engine.registry.begin_submission();
+            return match engine.push_at(level, task, share.as_deref_mut(), true) {
+                Ok(()) => confirm(engine, handle),
+                Err(task) => {
+                    engine.registry.refuse_submission();
+                    match found(share.as_deref()) {
+                        Some(other) => Ok(join(engine, task, handle, other)),
+                        None => Err(give_back(engine, task, handle, SubmitError::Full)),
+                    }
+                }
+            };
+        }
+        NoRoom::Wait | NoRoom::RunHere
+            if worker::is_on(engine)
+                && (!level.is_keyed() || engine.take_seat(&task, &worker::inside(engine))) =>
+        {
             engine.registry.begin_submission();
             engine.registry.accept_submission();
             drop(task);
             worker::run_inline(&handle.task);
             return Ok(handle);
         }
-        NoRoom::RunHere => return run_here(engine, task, handle),
-        NoRoom::Wait => Tick::NEVER,
+        NoRoom::RunHere if !level.is_keyed() || engine.take_seat(&task, &[]) => {
+            return run_here(engine, task, level, handle);
+        }
+        NoRoom::Wait | NoRoom::RunHere => Tick::NEVER,
         NoRoom::WaitUntil(until) => until,
     };
     let mut task = task;
     for _ in 0..SPINS {
-        if !engine.queue.is_full(priority) {
-            match push(engine, task, priority) {
+        if !engine.queue.is_full(level) {
+            match push(engine, task, level, share.as_deref_mut()) {
                 Ok(()) => return confirm(engine, handle),
                 Err(back) => task = back,
+            }
+            if let Some(other) = found(share.as_deref()) {
+                return Ok(join(engine, task, handle, other));
             }
         }
         spin_loop();
     }
-    wait_for_room(engine, task, priority, handle, until)
+    wait_for_room(engine, task, level, handle, until, share)
 }
 
 /// Has jobs give way until this one has a place.
 fn drop_oldest(
     engine: &Arc<Engine>,
     mut task: Arc<Task>,
-    priority: Priority,
+    level: Level,
     handle: JobHandle,
 ) -> Result<JobHandle, SubmitError> {
     loop {
         if engine.queue.phase() != Phase::Open {
             return Err(give_back(engine, task, handle, SubmitError::ShutDown));
         }
-        match engine.queue.take_oldest(priority) {
+        match engine.take_oldest(level) {
             Some(oldest) => give_way(engine, oldest, handle.id()),
             None if engine.queue.holds_any() => {}
             None => return Err(give_back(engine, task, handle, SubmitError::Full)),
         }
-        match push(engine, task, priority) {
+        match push(engine, task, level, None) {
             Ok(()) => return confirm(engine, handle),
             // Somebody else has taken the place.
             Err(back) => task = back,
@@ -520,12 +633,20 @@ fn give_way(engine: &Engine, task: Arc<Task>, by: JobId) {
 }
 
 /// Runs the job on this thread, which is no worker.
-fn run_here(engine: &Arc<Engine>, task: Arc<Task>, handle: JobHandle) -> Result<JobHandle, SubmitError> {
+fn run_here(
+    engine: &Arc<Engine>,
+    task: Arc<Task>,
+    level: Level,
+    handle: JobHandle,
+) -> Result<JobHandle, SubmitError> {
     let name = std::thread::current().name().unwrap_or("a caller").to_owned();
     let slot = Arc::new(Slot::new(name, &engine.scope));
     engine.callers.enter(&slot);
     if engine.queue.phase() != Phase::Open {
         engine.callers.leave(&slot);
+        if level.is_keyed() {
+            engine.leave_key(task.id, false);
+        }
         return Err(give_back(engine, task, handle, SubmitError::ShutDown));
     }
     engine.registry.begin_submission();
@@ -536,12 +657,21 @@ fn run_here(engine: &Arc<Engine>, task: Arc<Task>, handle: JobHandle) -> Result<
     Ok(handle)
 }
 
+/// What comes instead of room.
+enum Instead {
+    /// The end of the job's context.
+    End(End),
+    /// A job to be joined.
+    Other(Arc<Task>),
+}
+
 fn wait_for_room(
     engine: &Arc<Engine>,
     mut task: Arc<Task>,
-    priority: Priority,
+    level: Level,
     handle: JobHandle,
     until: Tick,
+    mut share: Option<&mut Share>,
 ) -> Result<JobHandle, SubmitError> {
     let queue = &engine.queue;
     let context = task.context();
@@ -549,7 +679,7 @@ fn wait_for_room(
     let me = Parker::of_this_thread();
     let mut again = false;
     let result = loop {
-        queue.line_up(priority, &me, again);
+        queue.line_up(level, &me, again);
         again = true;
         // For a moment it waits to be called when there is room for several; then for any place.
         let mut patience = Tick::now().after(PATIENCE);
@@ -558,17 +688,20 @@ fn wait_for_room(
             if queue.phase() != Phase::Open {
                 break Some(Err(SubmitError::ShutDown as fn(Job) -> SubmitError));
             }
-            match push(engine, task, priority) {
+            match push(engine, task, level, share.as_deref_mut()) {
                 Ok(()) => {
-                    queue.step_out(priority, &me);
+                    queue.step_out(level, &me);
                     drop(listening);
                     discard("the context of a submission", context);
                     return confirm(engine, handle);
                 }
                 Err(back) => task = back,
             }
+            if let Some(other) = found(share.as_deref()) {
+                break Some(Ok(Instead::Other(other)));
+            }
             if let Some(end) = context.end() {
-                break Some(Ok(end));
+                break Some(Ok(Instead::End(end)));
             }
             let now = Tick::now();
             if until != Tick::NEVER && until <= now {
@@ -578,16 +711,17 @@ fn wait_for_room(
                 break None;
             }
             if patience != Tick::NEVER && patience <= now {
-                queue.hurry(priority);
+                queue.hurry(level);
                 patience = Tick::NEVER;
                 continue;
             }
             engine.park_until(until.min(context.deadline_tick()).min(patience));
         };
-        queue.step_out(priority, &me);
+        queue.step_out(level, &me);
         match given_up {
             None => {}
-            Some(Ok(end)) => {
+            Some(Ok(Instead::Other(other))) => break Ok(join(engine, task, handle, other)),
+            Some(Ok(Instead::End(end))) => {
                 drop(handle);
                 break Ok(end_at_once(engine, task, end));
             }

@@ -18,6 +18,8 @@ mod idle;
 #[cfg(loom)]
 mod job_set;
 #[cfg(loom)]
+mod keys;
+#[cfg(loom)]
 mod nested_wait;
 #[cfg(loom)]
 mod notes;

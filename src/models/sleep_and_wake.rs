@@ -7,7 +7,7 @@ use loom::thread::spawn;
 
 use super::{Rig, explore, explore_from};
 use crate::Job;
-use crate::priority::Priority;
+use crate::priority::{Level, Priority};
 use crate::queue::{Parker, Phase, Queue};
 use crate::sync::Arc;
 
@@ -130,7 +130,7 @@ fn one_worker_and_a_push_of_low_priority() {
         let queue = Arc::new(Queue::new(1, 1));
         let pusher = Arc::clone(&queue);
         let worker = spawn(move || assert_eq!(take(&queue), Some(7)));
-        assert!(pusher.try_push_at(Priority::Low, 7).is_ok());
+        assert!(pusher.try_push_at(Level::Low, 7).is_ok());
         worker.join().unwrap();
     });
 }
@@ -148,7 +148,7 @@ fn one_worker_and_pushes_at_two_levels() {
             })
         };
         assert!(queue.try_push(1).is_ok());
-        assert!(queue.try_push_at(Priority::High, 2).is_ok());
+        assert!(queue.try_push_at(Level::High, 2).is_ok());
         assert_eq!(worker.join().unwrap(), 3);
     });
 }

@@ -125,7 +125,7 @@ fn the_report_of_a_cancel() {
 /// What a caller runs is either refused or over when the shutdown returns.
 #[test]
 fn a_caller_runs_and_a_drain() {
-    explore(2, || {
+    explore(1, || {
         let (rig, watch) = (Rig::new(1, 1), Watch::default());
         let _queued = rig.accepted(watch.job("queued"));
         let caller = {
