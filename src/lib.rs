@@ -564,9 +564,11 @@
 //!
 //! With the feature `orders`, a job can be data: an `Order` names an operation of a `Catalog` and carries bytes. It runs
 //! like any other job, here (`catalog.job(&order)`) or by way of an `OrderQueue` that a delegator serves: a `MemoryQueue`, or
-//! with the feature `sqlite` a `SqliteQueue`, which survives a `kill -9`. Failures are tried again, what cannot be done becomes
+//! with the feature `sqlite` a `SqliteQueue`, which survives a `kill -9`, or with the feature `redis` a `RedisQueue`, which many
+//! machines share. Failures are tried again, what cannot be done becomes
 //! a dead letter, and the leases of a process that dies pass to the next. Every order runs at least once and is settled at most once,
-//! so operations must bear a repetition; the order's id tells them. The feature `sqlite` needs a C compiler and Rust 1.89.
+//! so operations must bear a repetition; the order's id tells them. The feature `sqlite` needs a C compiler and Rust 1.89,
+//! the feature `redis` Rust 1.88; `redis-tls` adds `rediss://` addresses.
 //!
 #![cfg_attr(feature = "orders", doc = "See [`OrderQueue`] and [`Delegator::serve`].")]
 //!
@@ -672,6 +674,8 @@ pub use id::{JobId, ParseJobIdError};
 pub use job::{Job, Operation};
 pub use latency::{Latencies, LatenciesByName, Latency};
 pub use notes::{Checkpoint, Progress};
+#[cfg(all(feature = "redis", not(any(loom, shuttle))))]
+pub use orders::RedisQueue;
 #[cfg(all(feature = "orders", not(any(loom, shuttle))))]
 pub use orders::{
     Catalog, DeadLetter, DecodeError, Lease, LeaseToken, MemoryQueue, Order, OrderQueue, OrderResult,

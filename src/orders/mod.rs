@@ -8,6 +8,8 @@ mod catalog;
 mod memory;
 mod order;
 mod queue;
+#[cfg(feature = "redis")]
+mod redis;
 mod serve;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -19,6 +21,8 @@ pub use self::queue::{
     DeadLetter, Lease, LeaseToken, OrderQueue, OrderResult, QueueCounts, QueueError, QueueErrorKind, Renewal,
     Settlement, Verdict,
 };
+#[cfg(feature = "redis")]
+pub use self::redis::RedisQueue;
 pub use self::serve::{Serve, Serving};
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::{Durability, SqliteQueue};

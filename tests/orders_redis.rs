@@ -1,0 +1,843 @@
+//! The queue on a server: what it does, and what it survives. Each test starts a `redis-server` of its own on loopback, and is
+//! skipped where there is none.
+#![cfg(feature = "redis")]
+
+mod common;
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use common::{Counter, Gate, PATIENCE, eventually, watchdog, within};
+use workpath::{
+    Catalog, Delegator, JobId, Lease, Order, OrderQueue, Priority, QueueErrorKind, RedisQueue, Renewal,
+    Serve, Settlement, Shutdown, Verdict,
+};
+
+const LEASE: Duration = Duration::from_secs(30);
+
+/// For tests of several processes, on a machine that does other things too.
+const LONG: Duration = Duration::from_secs(120);
+
+/// A server that is gone with the test.
+struct Server {
+    process: Child,
+    folder: PathBuf,
+    port: u16,
+    options: Vec<String>,
+}
+
+impl Server {
+    fn start(name: &str, options: &[&str]) -> Option<Server> {
+        let folder = std::env::temp_dir().join(format!("workpath-redis-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+        match Server::spawn(&folder, port, &options) {
+            Ok(process) => {
+                let server = Server { process, folder, port, options };
+                server.await_start();
+                Some(server)
+            }
+            Err(error) => {
+                let _ = std::fs::remove_dir_all(&folder);
+                eprintln!("SKIPPED, since redis-server cannot be started: {error}");
+                None
+            }
+        }
+    }
+
+    fn spawn(folder: &PathBuf, port: u16, options: &[String]) -> std::io::Result<Child> {
+        Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string(), "--dir"])
+            .arg(folder)
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+    }
+
+    fn await_start(&self) {
+        eventually("the server listens", || TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    fn queue(&self) -> RedisQueue {
+        let mut queue = RedisQueue::connect(&self.url(), "q");
+        let start = Instant::now();
+        // It may be reading its file.
+        while queue.as_ref().is_err_and(|error| error.is_retryable()) && start.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(5));
+            queue = RedisQueue::connect(&self.url(), "q");
+        }
+        queue.unwrap()
+    }
+
+    fn run<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        let mut connection = redis::Client::open(self.url()).unwrap().get_connection().unwrap();
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]).query(&mut connection).unwrap()
+    }
+
+    fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    fn restart(&mut self) {
+        self.process = Server::spawn(&self.folder, self.port, &self.options).unwrap();
+        self.await_start();
+    }
+
+    /// How many results there are for each of these orders.
+    fn results(&self, ids: &[JobId]) -> HashMap<u64, usize> {
+        let mut connection = redis::Client::open(self.url()).unwrap().get_connection().unwrap();
+        let mut counts = HashMap::new();
+        for id in ids {
+            let count = redis::cmd("LLEN").arg(format!("wp:{{q}}:r:{id}")).query(&mut connection).unwrap();
+            *counts.entry(count).or_default() += 1;
+        }
+        counts
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn signal(process: &Child, signal: &str) {
+    assert!(Command::new("kill").args([signal, &process.id().to_string()]).status().unwrap().success());
+}
+
+fn lease_one(queue: &RedisQueue, lease: Duration) -> Lease {
+    queue.lease(1, lease, PATIENCE).unwrap().remove(0)
+}
+
+fn settle(queue: &RedisQueue, lease: &Lease, verdict: Verdict) -> bool {
+    queue.settle(vec![Settlement::new(lease, verdict)]).unwrap()[0]
+}
+
+fn counts(queue: &RedisQueue) -> (u64, u64, u64, u64) {
+    let counts = queue.counts().unwrap();
+    (counts.waiting, counts.delayed, counts.leased, counts.dead)
+}
+
+#[test]
+fn an_order_is_settled_once_whoever_asks() {
+    let Some(server) = Server::start("once", &[]) else { return };
+    let (producer, worker) = (server.queue(), server.queue());
+    let order = Order::new("work").with_payload("p").with_value("k", "v").with_unique_key("u");
+    producer.enqueue(order.clone()).unwrap();
+    let lease = lease_one(&worker, LEASE);
+    assert_eq!((lease.order.clone(), lease.deliveries, lease.failures), (order, 1, 0));
+    assert_eq!(worker.renew(&[lease.token], LEASE).unwrap(), [Renewal::Held]);
+    assert_eq!(producer.renew(&[lease.token], LEASE).unwrap(), [Renewal::Lost]);
+    assert!(!settle(&producer, &lease, Verdict::Complete(vec![0])));
+    let twice = vec![Settlement::new(&lease, Verdict::Complete(vec![1])); 2];
+    assert_eq!(worker.settle(twice).unwrap(), [true, false]);
+    assert!(!settle(&worker, &lease, Verdict::Complete(vec![2])));
+    assert_eq!(producer.result(lease.order.id(), PATIENCE).unwrap(), Some(Ok(vec![1])));
+    assert_eq!(producer.result(lease.order.id(), Duration::ZERO).unwrap(), Some(Ok(vec![1])));
+    assert_eq!(counts(&producer), (0, 0, 0, 0));
+}
+
+#[test]
+fn a_lapsed_lease_goes_to_the_next_who_asks_alone() {
+    let Some(server) = Server::start("lapse", &[]) else { return };
+    let (one, two) = (server.queue(), server.queue());
+    one.enqueue_all((0..3).map(|_| Order::new("work")).collect());
+    let lapsed = one.lease(2, Duration::from_millis(20), PATIENCE).unwrap();
+    std::thread::sleep(Duration::from_millis(30));
+    // Others have longer leases, and its end is its own matter all the same.
+    let lost = two.lease(9, LEASE, PATIENCE).unwrap();
+    assert_eq!(lost.iter().map(|lease| lease.deliveries).collect::<Vec<_>>(), [2]);
+    assert_eq!(lost[0].order.id(), lapsed[0].order.id());
+    assert_eq!(two.lease(9, LEASE, PATIENCE).unwrap()[0].deliveries, 2);
+    assert_eq!(two.lease(9, LEASE, PATIENCE).unwrap()[0].deliveries, 1);
+    assert_eq!(one.renew(&[lapsed[0].token], LEASE).unwrap(), [Renewal::Lost]);
+    assert!(!settle(&one, &lapsed[0], Verdict::Release));
+    assert!(settle(&two, &lost[0], Verdict::Release));
+    // The same process has it a second time: its first lease is void.
+    let third = lease_one(&two, Duration::from_millis(10));
+    assert_eq!(third.deliveries, 2);
+    let fourth = lease_one(&two, LEASE);
+    assert_eq!((fourth.deliveries, fourth.order.id()), (3, third.order.id()));
+    assert!(!settle(&two, &third, Verdict::Complete(vec![3])));
+    assert!(settle(&two, &fourth, Verdict::Complete(vec![4])));
+}
+
+#[test]
+fn what_is_handed_back_is_new_and_goes_out_at_once() {
+    let Some(server) = Server::start("back", &[]) else { return };
+    let (one, two) = (server.queue(), server.queue());
+    one.enqueue_all((0..5).map(|_| Order::new("work")).collect());
+    let leases = one.lease(5, LEASE, PATIENCE).unwrap();
+    assert!(two.lease(5, LEASE, Duration::ZERO).unwrap().is_empty());
+    let back = leases.iter().map(|lease| Settlement::new(lease, Verdict::Release)).collect::<Vec<_>>();
+    assert_eq!(one.settle(back.clone()).unwrap(), [true; 5]);
+    assert_eq!(one.settle(back.clone()).unwrap(), [false; 5]);
+    assert_eq!(counts(&one), (5, 0, 0, 0));
+    let again = two.lease(5, LEASE, Duration::ZERO).unwrap();
+    assert_eq!(again.iter().map(|lease| lease.deliveries).collect::<Vec<_>>(), [1; 5]);
+    assert_eq!(one.settle(back).unwrap(), [false; 5]);
+    assert_eq!(counts(&one), (0, 0, 5, 0));
+}
+
+#[test]
+fn retries_wait_and_dead_letters_can_be_requeued() {
+    let Some(server) = Server::start("retry", &[]) else { return };
+    let queue = server.queue();
+    let id = queue.enqueue(Order::new("work").with_unique_key("u\0 \n")).unwrap();
+    let twin = queue.enqueue(Order::new("work").with_unique_key("u\0 \n")).unwrap_err();
+    assert_eq!((twin.kind(), twin.duplicate_of()), (QueueErrorKind::Duplicate, Some(id)));
+    let again = Verdict::Retry { error: "no".into(), after: Duration::from_millis(50) };
+    let started = Instant::now();
+    assert!(settle(&queue, &lease_one(&queue, LEASE), again));
+    assert_eq!(counts(&queue), (0, 1, 0, 0));
+    let lease = lease_one(&queue, LEASE);
+    assert!(started.elapsed() >= Duration::from_millis(49));
+    assert_eq!((lease.failures, lease.deliveries), (1, 1));
+    assert!(settle(&queue, &lease, Verdict::Dead("enough".into())));
+    assert_eq!(queue.result(id, Duration::ZERO).unwrap(), Some(Err("enough".into())));
+    let letter = queue.dead_letters(5).unwrap().remove(0);
+    assert_eq!((letter.id, &*letter.reason, letter.failures, &*letter.operation), (id, "enough", 2, "work"));
+    assert!(letter.died_at.elapsed().unwrap() < PATIENCE);
+    // The key of a dead letter is free.
+    let other = queue.enqueue(Order::new("work").with_unique_key("u\0 \n")).unwrap();
+    assert_eq!(queue.requeue(id).unwrap_err().duplicate_of(), Some(other));
+    assert!(queue.cancel(other).unwrap());
+    assert!(queue.requeue(id).unwrap() && !queue.requeue(id).unwrap());
+    assert_eq!(queue.result(id, Duration::ZERO).unwrap(), None);
+    let lease = lease_one(&queue, LEASE);
+    assert_eq!((lease.failures, counts(&queue)), (0, (0, 0, 1, 0)));
+    assert!(settle(&queue, &lease, Verdict::Complete(vec![5])));
+    assert_eq!(server.results(&[id]), HashMap::from([(1, 1)]));
+}
+
+#[test]
+fn a_delayed_order_wakes_who_waits_when_it_is_due() {
+    let Some(server) = Server::start("delay", &[]) else { return };
+    let queue = server.queue();
+    let waiting = queue.clone();
+    let waits = std::thread::spawn(move || lease_one(&waiting, LEASE).order.id());
+    eventually("it waits", || server.run::<String>(&["CLIENT", "LIST"]).contains("cmd=blpop"));
+    let started = Instant::now();
+    let late = queue.enqueue(Order::new("work").with_delay(LEASE)).unwrap();
+    let soon = queue.enqueue(Order::new("work").with_delay(Duration::from_millis(200))).unwrap();
+    assert_eq!(waits.join().unwrap(), soon);
+    assert!((Duration::from_millis(190)..SLICE).contains(&started.elapsed()), "{:?}", started.elapsed());
+    assert!(queue.cancel(late).unwrap());
+    assert_eq!(queue.result(late, PATIENCE).unwrap(), Some(Err("cancelled".into())));
+}
+
+/// How long who waits goes without a wake-up.
+const SLICE: Duration = Duration::from_secs(5);
+
+#[test]
+fn the_urgent_go_first() {
+    let Some(server) = Server::start("priority", &[]) else { return };
+    let queue = server.queue();
+    let priorities = [Priority::Low, Priority::Normal, Priority::High, Priority::Normal];
+    let ids = priorities.map(|priority| queue.enqueue(Order::new("work").with_priority(priority)).unwrap());
+    let leases = queue.lease(9, LEASE, Duration::ZERO).unwrap();
+    let sequence: Vec<_> = leases.iter().map(|lease| lease.order.id()).collect();
+    assert_eq!(sequence, [ids[2], ids[1], ids[3], ids[0]]);
+    let settlements = leases.iter().map(|lease| Settlement::new(lease, Verdict::Complete(vec![]))).collect();
+    assert_eq!(queue.settle(settlements).unwrap(), [true; 4]);
+}
+
+#[test]
+fn results_are_kept_for_as_long_as_the_order_says() {
+    let Some(server) = Server::start("ttl", &[]) else { return };
+    let queue = server.queue();
+    let ids: Vec<_> = [Duration::ZERO, Duration::from_millis(1), LEASE, Duration::MAX]
+        .map(|ttl| queue.enqueue(Order::new("work").with_result_ttl(ttl)).unwrap())
+        .into();
+    let leases = queue.lease(4, LEASE, Duration::ZERO).unwrap();
+    let settlements = leases.iter().map(|lease| Settlement::new(lease, Verdict::Complete(vec![7]))).collect();
+    assert_eq!(queue.settle(settlements).unwrap(), [true; 4]);
+    std::thread::sleep(Duration::from_millis(5));
+    let results: Vec<_> = ids.iter().map(|id| queue.result(*id, Duration::from_millis(5)).unwrap()).collect();
+    assert_eq!(results, [None, None, Some(Ok(vec![7])), Some(Ok(vec![7]))]);
+    // To wait for it does not prolong it.
+    let left: i64 = server.run(&["PTTL", &format!("wp:{{q}}:r:{}", ids[2])]);
+    assert!((1..=30_000).contains(&left), "{left}");
+}
+
+#[test]
+fn a_cancel_reaches_what_waits_and_tells_who_runs() {
+    let Some(server) = Server::start("cancel", &[]) else { return };
+    let queue = server.queue();
+    let running = queue.enqueue(Order::new("work")).unwrap();
+    let lease = lease_one(&queue, LEASE);
+    let waiting = queue.enqueue(Order::new("work")).unwrap();
+    assert!(queue.cancel(waiting).unwrap() && queue.cancel(running).unwrap());
+    assert_eq!(queue.result(waiting, Duration::ZERO).unwrap(), Some(Err("cancelled".into())));
+    assert!(!queue.cancel(waiting).unwrap());
+    assert!(queue.lease(9, LEASE, Duration::ZERO).unwrap().is_empty());
+    assert_eq!(queue.renew(&[lease.token], LEASE).unwrap(), [Renewal::Cancelled]);
+    assert!(settle(&queue, &lease, Verdict::Release));
+    let lease = lease_one(&queue, LEASE);
+    assert!(lease.cancelled);
+    assert!(settle(&queue, &lease, Verdict::Retry { error: "no".into(), after: Duration::ZERO }));
+    assert_eq!(queue.result(running, Duration::ZERO).unwrap(), Some(Err("cancelled".into())));
+    assert!(!queue.cancel(Order::new("unknown").id()).unwrap());
+    assert_eq!(counts(&queue), (0, 0, 0, 0));
+}
+
+#[test]
+fn what_is_too_much_is_refused() {
+    let Some(server) = Server::start("full", &[]) else { return };
+    let queue = RedisQueue::connect_with(&server.url(), "q", 2, 1 << 20).unwrap();
+    let error = queue.enqueue(Order::new("store").with_payload(vec![0; 10_000_000])).unwrap_err();
+    assert_eq!(error.kind(), QueueErrorKind::TooLarge);
+    assert!(error.to_string().contains("10000000") && error.to_string().contains("1048576"), "{error}");
+    let order = Order::new("work");
+    queue.enqueue(order.clone()).unwrap();
+    assert_eq!(queue.enqueue(order.clone()).unwrap_err().duplicate_of(), Some(order.id()));
+    let orders = [Order::new("work").with_delay(LEASE), Order::new("work"), Order::new("")];
+    let answers = queue.enqueue_all(orders.to_vec());
+    let kinds: Vec<_> =
+        answers.iter().map(|answer| answer.as_ref().err().map(|error| error.kind())).collect();
+    assert_eq!(kinds, [None, Some(QueueErrorKind::Full), Some(QueueErrorKind::Invalid)]);
+    // What is leased takes up room too.
+    let lease = lease_one(&queue, LEASE);
+    assert_eq!(queue.enqueue(Order::new("work")).unwrap_err().kind(), QueueErrorKind::Full);
+    assert!(settle(&queue, &lease, Verdict::Complete(vec![])));
+    queue.enqueue(Order::new("work")).unwrap();
+}
+
+#[test]
+fn many_orders_at_once_are_answered_in_their_sequence() {
+    let Some(server) = Server::start("many", &[]) else { return };
+    let queue = server.queue();
+    let orders: Vec<_> = (0..3000).map(|n| Order::new("work").with_payload(vec![7; n % 2 * 5000])).collect();
+    let ids: Vec<_> = orders.iter().map(Order::id).collect();
+    let answers: Vec<_> = queue.enqueue_all(orders).into_iter().map(Result::unwrap).collect();
+    assert_eq!((answers, counts(&queue)), (ids, (3000, 0, 0, 0)));
+}
+
+#[test]
+fn names_are_taken_as_they_are_or_refused_and_keys_stay_in_their_slot() {
+    let Some(server) = Server::start("names", &[]) else { return };
+    let long = "x".repeat(201);
+    for name in ["", "{}", "a}b", "{", "nul\0", "line\n", &long] {
+        let error = RedisQueue::connect(&server.url(), name).unwrap_err();
+        assert_eq!(error.kind(), QueueErrorKind::Invalid, "{name:?}");
+    }
+    let names = ["a b", "größe 🎉", "*", "wp:q:s", "%d\\'\"", &long[..200]];
+    for name in names {
+        let queue = RedisQueue::connect(&server.url(), name).unwrap();
+        let orders =
+            [Order::new("a").with_unique_key("k"), Order::new("b").with_delay(LEASE), Order::new("c")];
+        queue.enqueue_all(orders.to_vec());
+        let leases = queue.lease(9, LEASE, Duration::ZERO).unwrap();
+        assert_eq!(leases.len(), 2, "{name:?}");
+        assert!(settle(&queue, &leases[0], Verdict::Complete(vec![])));
+        assert!(settle(&queue, &leases[1], Verdict::Dead("no".into())));
+    }
+    for key in server.run::<Vec<String>>(&["KEYS", "*"]) {
+        assert!(names.iter().any(|name| key.starts_with(&format!("wp:{{{name}}}:"))), "{key}");
+    }
+}
+
+#[test]
+fn who_may_not_is_told_so_and_no_password_gets_out() {
+    let Some(server) = Server::start("denied", &["--requirepass", "sesame"]) else { return };
+    let refused = |url: &str, kind| {
+        let error = RedisQueue::connect(url, "mine").unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        let text = format!("{error} {error:?}");
+        assert!(text.contains("mine") && !text.contains("secret") && !text.contains("sesame"), "{text}");
+        text
+    };
+    let at = format!("127.0.0.1:{}", server.port);
+    let text = refused(&format!("redis://:secret@{at}"), QueueErrorKind::Denied);
+    assert!(text.contains(&at), "{text}");
+    refused(&format!("redis://{at}"), QueueErrorKind::Denied);
+    refused("redis://:secret@127.0.0.1:1", QueueErrorKind::Unavailable);
+    refused("http://:secret@127.0.0.1", QueueErrorKind::Invalid);
+    refused(":secret@nonsense", QueueErrorKind::Invalid);
+    refused("redis://:secret@127.0.0.1:x", QueueErrorKind::Invalid);
+    refused("redis://:secret@127.0.0.1/secret", QueueErrorKind::Invalid);
+    #[cfg(not(feature = "redis-tls"))]
+    refused("rediss://:secret@127.0.0.1", QueueErrorKind::Invalid);
+    let queue = RedisQueue::connect(&format!("redis://:sesame@{at}"), "mine").unwrap();
+    assert!(!format!("{queue:?}").contains("sesame"), "{queue:?}");
+}
+
+#[test]
+fn a_user_needs_no_more_than_the_keys_of_the_queue() {
+    let Some(server) = Server::start("acl", &[]) else { return };
+    let rules = ["ACL", "SETUSER", "worker", "on", ">pw", "~wp:{q}:*", "+@all", "-@dangerous", "-@admin"];
+    server.run::<redis::Value>(&rules);
+    let url = format!("redis://worker:pw@127.0.0.1:{}", server.port);
+    let queue = RedisQueue::connect(&url, "q").unwrap();
+    let waiting = queue.clone();
+    let waits = std::thread::spawn(move || waiting.lease(1, LEASE, PATIENCE).unwrap().len());
+    eventually("it is woken", || {
+        queue.wake();
+        waits.is_finished()
+    });
+    assert_eq!(waits.join().unwrap(), 0);
+    queue.enqueue(Order::new("work").with_unique_key("k")).unwrap();
+    assert!(settle(&queue, &lease_one(&queue, LEASE), Verdict::Dead("no".into())));
+    let error = RedisQueue::connect(&url, "other").unwrap_err();
+    assert_eq!(error.kind(), QueueErrorKind::Denied, "{error}");
+}
+
+#[test]
+fn a_server_that_is_too_old_or_something_else_is_refused() {
+    let answer = |info: &'static str| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("redis://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (mut connection, _) = listener.accept().unwrap();
+            let mut request = [0; 1000];
+            let _ = connection.read(&mut request).unwrap();
+            let _ = connection.write_all(info.as_bytes());
+        });
+        let error = RedisQueue::connect(&url, "q").unwrap_err();
+        assert!(error.to_string().contains(&url["redis://".len()..]), "{error}");
+        error
+    };
+    let old = answer("$20\r\nredis_version:6.0.16\r\n");
+    assert_eq!(old.kind(), QueueErrorKind::Version);
+    assert!(old.to_string().contains("6.0.16"), "{old}");
+    assert_eq!(answer("$0\r\n\r\n").kind(), QueueErrorKind::Version);
+    assert_eq!(answer("-ERR unknown command 'INFO'\r\n").kind(), QueueErrorKind::Version);
+    assert_eq!(answer("HTTP/1.1 400 Bad Request\r\n\r\n").kind(), QueueErrorKind::Corrupt);
+    assert_eq!(answer("").kind(), QueueErrorKind::Unavailable);
+}
+
+#[test]
+fn what_others_put_there_is_found_out() {
+    let Some(server) = Server::start("foreign", &[]) else { return };
+    let queue = server.queue();
+    let id = queue.enqueue(Order::new("work")).unwrap();
+    let entries: Vec<(String, Vec<Vec<u8>>)> = server.run(&["XRANGE", "wp:{q}:s:1", "-", "+"]);
+    server.run::<redis::Value>(&["XDEL", "wp:{q}:s:1", &entries[0].0]);
+    let text = id.to_string();
+    let later = ["XADD", "wp:{q}:s:1", "*", "id", &text, "n", "0", "dl", "0", "b", "\x09x"];
+    server.run::<redis::Value>(&later);
+    server.run::<redis::Value>(&["XADD", "wp:{q}:s:1", "*", "hello", "world"]);
+    let entries: Vec<(String, Vec<Vec<u8>>)> = server.run(&["XRANGE", "wp:{q}:s:1", "-", "+"]);
+    server.run::<redis::Value>(&["HSET", "wp:{q}:i", &text, &format!("1 {} 1000 0 0 ", entries[0].0)]);
+    let good = queue.enqueue(Order::new("work")).unwrap();
+    assert_eq!(lease_one(&queue, LEASE).order.id(), good);
+    let letters = queue.dead_letters(9).unwrap();
+    let mut reasons: Vec<_> = letters.iter().map(|letter| &*letter.reason).collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, ["an order of the unknown version 9", "not an order"]);
+    assert!(!queue.requeue(id).unwrap());
+    server.run::<redis::Value>(&["SET", "wp:{other}:s:0", "a string"]);
+    let error = RedisQueue::connect(&server.url(), "other").unwrap_err();
+    assert_eq!(error.kind(), QueueErrorKind::Corrupt, "{error}");
+}
+
+#[test]
+fn a_server_that_is_emptied_or_forgets_the_scripts_is_set_up_again() {
+    let Some(server) = Server::start("emptied", &[]) else { return };
+    let queue = server.queue();
+    queue.enqueue(Order::new("work")).unwrap();
+    let lost = lease_one(&queue, LEASE);
+    server.run::<redis::Value>(&["FLUSHALL"]);
+    server.run::<redis::Value>(&["SCRIPT", "FLUSH"]);
+    assert!(!settle(&queue, &lost, Verdict::Complete(vec![])));
+    server.run::<redis::Value>(&["FLUSHALL"]);
+    let waiting = queue.clone();
+    let waits = std::thread::spawn(move || lease_one(&waiting, LEASE));
+    std::thread::sleep(Duration::from_millis(20));
+    server.run::<redis::Value>(&["FLUSHALL"]);
+    server.run::<redis::Value>(&["SCRIPT", "FLUSH"]);
+    let id = queue.enqueue(Order::new("work")).unwrap();
+    let lease = waits.join().unwrap();
+    assert_eq!(lease.order.id(), id);
+    assert!(settle(&queue, &lease, Verdict::Complete(vec![1])));
+}
+
+#[test]
+fn a_server_without_memory_refuses_orders_and_settles_what_it_has() {
+    let Some(server) = Server::start("oom", &[]) else { return };
+    let queue = server.queue();
+    queue.enqueue(Order::new("work").with_result_ttl(Duration::ZERO)).unwrap();
+    let lease = lease_one(&queue, LEASE);
+    server.run::<redis::Value>(&["CONFIG", "SET", "maxmemory", "1mb"]);
+    let error = queue.enqueue(Order::new("work")).unwrap_err();
+    assert_eq!(error.kind(), QueueErrorKind::Full, "{error}");
+    server.run::<redis::Value>(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert!(settle(&queue, &lease, Verdict::Complete(vec![])));
+}
+
+#[test]
+fn who_waits_is_woken_also_by_many_and_only_who_waits() {
+    watchdog(|| {
+        let Some(server) = Server::start("wake", &[]) else { return };
+        let queue = server.queue();
+        queue.wake();
+        let waits: Vec<_> = (0..3)
+            .map(|_| {
+                let queue = queue.clone();
+                std::thread::spawn(move || queue.lease(1, LEASE, PATIENCE).unwrap().len())
+            })
+            .collect();
+        let clients = || server.run::<String>(&["CLIENT", "LIST"]);
+        eventually("three wait", || clients().matches("cmd=blpop").count() == 3);
+        queue.wake();
+        assert_eq!(waits.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>(), 0);
+        // One wake-up for many orders reaches as many as it takes.
+        let waits: Vec<_> = (0..3)
+            .map(|_| {
+                let queue = queue.clone();
+                std::thread::spawn(move || queue.lease(1, LEASE, PATIENCE).unwrap().len())
+            })
+            .collect();
+        eventually("three wait", || clients().matches("cmd=blpop").count() == 3);
+        let started = Instant::now();
+        queue.enqueue_all((0..3).map(|_| Order::new("work")).collect());
+        assert_eq!(waits.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>(), 3);
+        assert!(started.elapsed() < SLICE, "{:?}", started.elapsed());
+    });
+}
+
+#[test]
+fn a_result_is_waited_for_by_many_and_across_a_restart() {
+    within(LONG, || {
+        let Some(mut server) = Server::start("await", &["--appendonly", "yes", "--appendfsync", "always"])
+        else {
+            return;
+        };
+        let (queue, other) = (server.queue(), server.queue());
+        let id = queue.enqueue(Order::new("work")).unwrap();
+        let waits: Vec<_> = (0..3)
+            .map(|_| {
+                let queue = queue.clone();
+                std::thread::spawn(move || queue.result(id, LONG).unwrap())
+            })
+            .collect();
+        let lease = lease_one(&queue, LEASE);
+        server.kill();
+        assert_eq!(queue.enqueue(Order::new("work")).unwrap_err().kind(), QueueErrorKind::Unavailable);
+        server.restart();
+        eventually("it is back", || queue.counts().is_ok());
+        // Its connection is from before.
+        assert_eq!(other.counts().unwrap().leased, 1);
+        assert!(settle(&queue, &lease, Verdict::Complete(vec![9])));
+        for thread in waits {
+            assert_eq!(thread.join().unwrap(), Some(Ok(vec![9])));
+        }
+    });
+}
+
+#[test]
+fn a_stop_hands_back_what_has_not_started() {
+    watchdog(|| {
+        let Some(server) = Server::start("stop", &[]) else { return };
+        let queue = server.queue();
+        let (gate, started) = (Gate::new(), Gate::new());
+        let (release, open) = (gate.clone(), started.clone());
+        let catalog = Catalog::new().with("wait", move |_, _| {
+            open.open();
+            release.wait();
+            Ok(Vec::new())
+        });
+        let delegator = Delegator::builder().workers(1).build().unwrap();
+        let serving = delegator.serve(&queue, &catalog, Serve::options().prefetch(5)).unwrap();
+        queue.enqueue_all((0..10).map(|_| Order::new("wait")).collect());
+        started.wait();
+        eventually("six are fetched", || queue.counts().unwrap().leased == 6);
+        let stop = std::thread::spawn(move || serving.stop(Shutdown::drain()));
+        eventually("five are back", || queue.counts().unwrap().leased == 1);
+        gate.open();
+        let report = stop.join().unwrap();
+        assert_eq!((report.completed, report.handed_back, report.total()), (1, 5, 6));
+        assert_eq!(queue.counts().unwrap().waiting, 9);
+        let again = server.queue().lease(9, LEASE, Duration::ZERO).unwrap();
+        assert!(again.len() == 9 && again.iter().all(|lease| lease.deliveries == 1), "{again:?}");
+    });
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_server_that_hangs() {
+    watchdog(|| {
+        let Some(server) = Server::start("hang", &[]) else { return };
+        let queue = server.queue();
+        let delegator = Delegator::builder().workers(1).build().unwrap();
+        let serving = delegator.serve(&queue, &Catalog::new(), Serve::options()).unwrap();
+        let clients = || server.run::<String>(&["CLIENT", "LIST"]);
+        eventually("it waits for orders", || clients().contains("cmd=blpop"));
+        signal(&server.process, "-STOP");
+        let started = Instant::now();
+        serving.stop(Shutdown::drain().within(Duration::from_millis(100)));
+        let took = started.elapsed();
+        signal(&server.process, "-CONT");
+        assert!(took < Duration::from_secs(3), "{took:?}");
+    });
+}
+
+#[test]
+fn a_cancel_reaches_the_operation() {
+    watchdog(|| {
+        let Some(server) = Server::start("cooperate", &[]) else { return };
+        let queue = server.queue();
+        let started = Gate::new();
+        let open = started.clone();
+        let catalog = Catalog::new().with("long", move |ctx, _| {
+            open.open();
+            ctx.sleep(PATIENCE).map(|()| Vec::new())
+        });
+        let delegator = Delegator::builder().workers(1).build().unwrap();
+        let options = Serve::options().lease(Duration::from_millis(300));
+        let _serving = delegator.serve(&queue, &catalog, options).unwrap();
+        let id = queue.enqueue(Order::new("long")).unwrap();
+        started.wait();
+        assert!(server.queue().cancel(id).unwrap());
+        assert_eq!(queue.result(id, PATIENCE).unwrap(), Some(Err("cancelled".into())));
+    });
+}
+
+#[test]
+fn long_orders_outlive_their_leases_and_late_ones_are_dead() {
+    watchdog(|| {
+        let Some(server) = Server::start("long", &[]) else { return };
+        let queue = server.queue();
+        let runs = Counter::new();
+        let counted = runs.clone();
+        let catalog = Catalog::new().with("long", move |ctx, _| {
+            counted.add();
+            ctx.sleep(Duration::from_millis(1500)).map(|()| vec![1])
+        });
+        let late = queue.enqueue(Order::new("long").with_timeout(Duration::ZERO)).unwrap();
+        let delegators = [(); 2].map(|()| Delegator::builder().workers(2).build().unwrap());
+        let options = Serve::options().lease(Duration::from_millis(500));
+        let serve =
+            |delegator: &Delegator| delegator.serve(&server.queue(), &catalog, options.clone()).unwrap();
+        let _servings = delegators.each_ref().map(serve);
+        let ids: Vec<_> = (0..4).map(|_| queue.enqueue(Order::new("long")).unwrap()).collect();
+        for id in ids {
+            assert_eq!(queue.result(id, PATIENCE).unwrap(), Some(Ok(vec![1])));
+        }
+        assert_eq!(runs.get(), 4);
+        assert_eq!(queue.result(late, PATIENCE).unwrap(), Some(Err("deadline exceeded".into())));
+    });
+}
+
+/// A process that is gone with the test, and the runs that it tells of, by the orders.
+struct Worker(Child, Option<JoinHandle<HashMap<String, usize>>>);
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// This test program again, as another process that serves until it is killed.
+fn worker(server: &Server, lease: Duration) -> Worker {
+    let process = Command::new(std::env::current_exe().unwrap())
+        .args(["worker_that_is_killed", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+        .env("WORKPATH_REDIS", server.url())
+        .env("WORKPATH_LEASE", lease.as_millis().to_string())
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut process = process.unwrap();
+    let out = BufReader::new(process.stdout.take().unwrap());
+    let reader = std::thread::spawn(move || {
+        let mut runs = HashMap::new();
+        for line in out.lines().map_while(Result::ok) {
+            if let Some(id) = line.split("ran ").nth(1) {
+                *runs.entry(id.to_owned()).or_default() += 1;
+            }
+        }
+        runs
+    });
+    Worker(process, Some(reader))
+}
+
+#[test]
+#[ignore = "what other tests start and kill"]
+fn worker_that_is_killed() {
+    let Some(url) = std::env::var_os("WORKPATH_REDIS") else { return };
+    let lease = Duration::from_millis(std::env::var("WORKPATH_LEASE").unwrap().parse().unwrap());
+    let mut queue = RedisQueue::connect(url.to_str().unwrap(), "q");
+    while queue.as_ref().is_err_and(|error| error.is_retryable()) {
+        std::thread::sleep(Duration::from_millis(50));
+        queue = RedisQueue::connect(url.to_str().unwrap(), "q");
+    }
+    let queue = queue.unwrap();
+    let catalog = Catalog::new()
+        .with("stamp", |_, order| {
+            let time = u64::from(order.payload().first().copied().unwrap_or_default());
+            std::thread::sleep(Duration::from_millis(time));
+            println!("ran {}", order.id());
+            Ok(std::process::id().to_string().into_bytes())
+        })
+        .with("abort", |_, _| std::process::abort());
+    let delegator = Delegator::builder().workers(2).build().unwrap();
+    let _serving = delegator.serve(&queue, &catalog, Serve::options().lease(lease).prefetch(8)).unwrap();
+    println!("serving");
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Ends a worker, and counts the runs that it has had.
+fn end(mut worker: Worker) -> HashMap<String, usize> {
+    let _ = worker.0.kill();
+    worker.1.take().unwrap().join().unwrap()
+}
+
+fn stamps(queue: &RedisQueue, count: usize, millis: u8) -> Vec<JobId> {
+    let orders = (0..count).map(|_| Order::new("stamp").with_payload([millis])).collect();
+    queue.enqueue_all(orders).into_iter().map(Result::unwrap).collect()
+}
+
+fn await_all(queue: &RedisQueue, ids: &[JobId]) {
+    for id in ids {
+        let result = queue.result(*id, LONG).unwrap();
+        assert!(matches!(result, Some(Ok(_))), "{id}: {result:?}");
+    }
+}
+
+#[test]
+fn the_orders_of_a_worker_that_is_killed_pass_to_another() {
+    within(LONG, || {
+        let Some(server) = Server::start("killed", &[]) else { return };
+        let queue = server.queue();
+        let lease = Duration::from_millis(1500);
+        let workers = [worker(&server, lease), worker(&server, lease)];
+        let ids = stamps(&queue, 400, 5);
+        eventually("some are done", || server.results(&ids).get(&1).is_some_and(|done| *done > 50));
+        let [killed, other] = workers;
+        let mut runs = end(killed);
+        await_all(&queue, &ids);
+        end(other).into_iter().for_each(|(id, count)| *runs.entry(id).or_default() += count);
+        let again = runs.values().sum::<usize>() - runs.len();
+        println!("{again} of {} ran again", ids.len());
+        assert_eq!(server.results(&ids), HashMap::from([(1, 400)]));
+        assert_eq!(counts(&queue), (0, 0, 0, 0));
+        assert!(again <= 10, "{again}");
+    });
+}
+
+#[test]
+fn a_worker_that_sleeps_through_its_leases_settles_nothing() {
+    within(LONG, || {
+        let Some(server) = Server::start("asleep", &[]) else { return };
+        let queue = server.queue();
+        let sleeper = worker(&server, Duration::from_millis(500));
+        let ids = stamps(&queue, 8, 250);
+        eventually("it has them", || queue.counts().unwrap().leased == 8);
+        signal(&sleeper.0, "-STOP");
+        let other = worker(&server, Duration::from_millis(500));
+        await_all(&queue, &ids);
+        let before: Vec<_> = ids.iter().map(|id| queue.result(*id, Duration::ZERO).unwrap()).collect();
+        signal(&sleeper.0, "-CONT");
+        // It is at work again when it has done others.
+        end(other);
+        await_all(&queue, &stamps(&queue, 4, 1));
+        let after: Vec<_> = ids.iter().map(|id| queue.result(*id, Duration::ZERO).unwrap()).collect();
+        assert_eq!(before, after);
+        assert_eq!(server.results(&ids), HashMap::from([(1, 8)]));
+        let started_late =
+            end(sleeper).into_iter().filter(|(id, _)| ids.iter().any(|known| known.to_string() == *id));
+        assert!(started_late.count() <= 4, "what had not started was started with a lease that had ended");
+    });
+}
+
+#[test]
+fn poison_kills_so_many_workers_and_then_no_more() {
+    within(LONG, || {
+        let Some(server) = Server::start("poison", &[]) else { return };
+        let queue = server.queue();
+        let poison = queue.enqueue(Order::new("abort")).unwrap();
+        let good = stamps(&queue, 20, 1);
+        let mut deaths = 0;
+        loop {
+            let mut worker = worker(&server, Duration::from_millis(300));
+            let is_dead = loop {
+                if worker.0.try_wait().unwrap().is_some() {
+                    break true;
+                }
+                let counts = queue.counts().unwrap();
+                if counts.dead > 0 && counts.waiting + counts.leased == 0 {
+                    break false;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            };
+            end(worker);
+            deaths += usize::from(is_dead);
+            if !is_dead {
+                break;
+            }
+            assert!(deaths < 9);
+        }
+        let letters = queue.dead_letters(9).unwrap();
+        assert_eq!((deaths, letters.len(), letters[0].id), (3, 1, poison));
+        assert!(letters[0].reason.starts_with("poison"), "{letters:?}");
+        await_all(&queue, &good);
+        assert_eq!(server.results(&good), HashMap::from([(1, 20)]));
+    });
+}
+
+#[test]
+fn a_server_that_is_killed_and_comes_back_has_everything() {
+    within(LONG, || {
+        // With `everysec`, a server on a slow disk answers before it has written.
+        let Some(mut server) = Server::start("restart", &["--appendonly", "yes", "--appendfsync", "always"])
+        else {
+            return;
+        };
+        let queue = server.queue();
+        let lease = Duration::from_secs(3);
+        let workers = [worker(&server, lease), worker(&server, lease)];
+        let producing = queue.clone();
+        let (stop, stopped) = (Gate::new(), Counter::new());
+        let (stops, counted) = (stop.clone(), stopped.clone());
+        let producer = std::thread::spawn(move || {
+            let mut ids = Vec::new();
+            while !stops.is_open() {
+                let order = Order::new("stamp").with_payload([2]);
+                loop {
+                    match producing.enqueue(order.clone()) {
+                        Ok(_) => break,
+                        // An answer was lost.
+                        Err(error) if error.duplicate_of() == Some(order.id()) => break,
+                        Err(error) => assert!(error.is_retryable(), "{error}"),
+                    }
+                    counted.add();
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                ids.push(order.id());
+            }
+            ids
+        });
+        for _ in 0..3 {
+            std::thread::sleep(Duration::from_millis(400));
+            server.kill();
+            std::thread::sleep(Duration::from_millis(300));
+            server.restart();
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        stop.open();
+        let ids = producer.join().unwrap();
+        assert!(stopped.get() > 0 && ids.len() > 100, "{} and {}", stopped.get(), ids.len());
+        await_all(&queue, &ids);
+        assert_eq!(server.results(&ids), HashMap::from([(1, ids.len())]));
+        eventually("nothing is left", || counts(&queue) == (0, 0, 0, 0));
+        workers.into_iter().for_each(|worker| drop(end(worker)));
+    });
+}
