@@ -180,7 +180,7 @@ fn a_damaged_file_is_an_error_and_not_a_panic() {
 #[test]
 fn eight_producers_share_commits_and_lose_nothing() {
     let folder = Folder::new("producers");
-    let queue = SqliteQueue::open_with(folder.db(), Durability::Power, 1000).unwrap();
+    let queue = SqliteQueue::open_with(folder.db(), Durability::Power, usize::MAX, 1000).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..8 {
             let queue = queue.clone();

@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = Path::new(&folder).join(format!("queues-{}.db", std::process::id()));
     for durability in [Durability::Process, Durability::Power] {
         for producers in [1, 8] {
-            let queue = SqliteQueue::open_with(&path, durability, 1 << 20)?;
+            let queue = SqliteQueue::open_with(&path, durability, usize::MAX, 1 << 20)?;
             enqueue(&format!("sqlite, {durability:?}"), &queue, producers);
             drop(queue);
             remove(&path);
