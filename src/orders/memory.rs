@@ -60,8 +60,8 @@ struct State {
     /// The orders, and the slots that are free.
     entries: Vec<Option<Entry>>,
     free: Vec<usize>,
-    /// Where they are.
-    slots: HashMap<JobId, usize>,
+    /// Where they are. Ids grow, and go about as they came, so that a tree has near what was just there; a hash table has not.
+    slots: BTreeMap<JobId, usize>,
     /// Those that are due, by the sequence in which they are handed out.
     waiting: BTreeMap<(u8, u64), usize>,
     /// Those that are not, by the time at which they are.
@@ -69,7 +69,7 @@ struct State {
     /// Those that are handed out, by the end of their lease.
     leased: BTreeMap<(Tick, u64), usize>,
     keys: HashMap<String, JobId>,
-    results: HashMap<JobId, OrderResult>,
+    results: BTreeMap<JobId, OrderResult>,
     /// When results are forgotten.
     expiry: BTreeMap<(u64, JobId), ()>,
     dead: VecDeque<DeadLetter>,
