@@ -111,6 +111,9 @@ pub enum Durability {
 /// What an `Ok` has said survives a `kill -9` at any instant; for power cuts see [`Durability`]. When the last process
 /// that had the file open is gone, the next that opens it takes over its orders at once; otherwise when their leases lapse.
 ///
+/// A thread of its own writes to the file; it ends with the last clone, whose drop waits for it. A queue is not for use on both
+/// sides of a `fork`: the child has no such thread, and has to open the file anew.
+///
 /// # Examples
 ///
 /// ```
@@ -349,12 +352,16 @@ impl SqliteQueue {
         let reply = Arc::new(Reply { caller, ready: AtomicBool::new(false), answer: Mutex::default() });
         let request = Request { call: Some(call), reply: Arc::clone(&reply) };
         let requests = self.shared.requests.as_ref().ok_or_else(closed)?;
-        // If there is no writer any more, the drop of the request answers it.
         drop(requests.send(request));
         let is_ready = || reply.ready.load(Ordering::Acquire).then_some(());
         if look_for(is_ready).is_none() {
+            // A channel may keep what it got while its receiver went away.
+            let is_gone = || self.shared.writer.as_ref().is_none_or(JoinHandle::is_finished);
             while is_ready().is_none() {
-                thread::park();
+                if is_gone() && is_ready().is_none() {
+                    return Err(closed());
+                }
+                thread::park_timeout(LOOK);
             }
         }
         match reply.answer.lock().take().unwrap_or_else(|| Err(closed()))? {
@@ -1026,4 +1033,76 @@ fn explain(path: &Path, error: &rusqlite::Error) -> QueueError {
         None => QueueErrorKind::Corrupt,
     };
     QueueError::new(kind, format!("the queue {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("workpath-unit-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_writer_that_is_gone_is_an_error_for_all_who_call() {
+        let folder = folder("gone");
+        let queue = SqliteQueue::open(folder.join("orders.db")).unwrap();
+        queue.enqueue(Order::new("work")).unwrap();
+        for _ in 0..2 {
+            assert_eq!(queue.call(Call::Panic).err().unwrap().kind(), QueueErrorKind::Closed);
+        }
+        assert_eq!(queue.enqueue(Order::new("more")).unwrap_err().kind(), QueueErrorKind::Closed);
+        drop(queue);
+        // What was in is in.
+        let queue = SqliteQueue::open(folder.join("orders.db")).unwrap();
+        assert_eq!(queue.counts().unwrap().waiting, 1);
+        drop(queue);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn orders_whose_ids_make_the_same_number_live_side_by_side() {
+        let folder = folder("places");
+        let queue = SqliteQueue::open(folder.join("orders.db")).unwrap();
+        let wanted = number_of(JobId::from_bytes([9; 16]));
+        let candidates = (0..=u16::MAX).map(|n| {
+            let mut bytes = [9; 16];
+            bytes[14..].copy_from_slice(&n.to_be_bytes());
+            JobId::from_bytes(bytes)
+        });
+        let mut ids: Vec<JobId> = candidates.filter(|id| number_of(*id) == wanted).take(9).collect();
+        let order = |id: JobId| {
+            let mut bytes = vec![1, 1, 16, 0, 0, 0];
+            bytes.extend(uuid::Uuid::from(id).as_bytes());
+            bytes.extend([2, 1, 0, 0, 0, b'x']);
+            Order::from_bytes(&bytes).unwrap()
+        };
+        for (n, id) in ids.iter().enumerate().take(8) {
+            let delay = Duration::from_secs(n as u64 % 2 * 1000);
+            assert_eq!(queue.enqueue(order(*id).with_delay(delay)).unwrap(), *id);
+            assert_eq!(queue.enqueue(order(*id)).unwrap_err().duplicate_of(), Some(*id));
+        }
+        let ninth = ids.pop().unwrap();
+        assert_eq!(queue.enqueue(order(ninth)).unwrap_err().kind(), QueueErrorKind::Full);
+        assert!(!queue.cancel(ninth).unwrap() && queue.cancel(ids[3]).unwrap());
+        assert_eq!(queue.enqueue(order(ninth)).unwrap(), ninth);
+        let leases = queue.lease(9, Duration::from_secs(30), Duration::ZERO).unwrap();
+        assert_eq!(
+            leases.iter().map(|lease| lease.order.id()).collect::<Vec<_>>(),
+            [ids[0], ids[2], ninth, ids[4], ids[6]]
+        );
+        drop(queue);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn numbers_grow_with_the_ids_of_a_process() {
+        let numbers: Vec<i64> =
+            (0..5000).map(|n| number_of(JobId::next(1_800_000_000_000 + n / 500))).collect();
+        assert!(numbers.is_sorted_by(|a, b| a < b) && numbers[0] > 0);
+        assert!(numbers.iter().all(|number| special(*number) < 0 && special(*number) & 7 == 0));
+    }
 }
