@@ -252,12 +252,12 @@ fn the_first_out_is_by_priority_then_by_age() {
     let folder = Folder::new("sequence");
     let queue = SqliteQueue::open(folder.db()).unwrap();
     let order = |priority| Order::new("work").with_priority(priority);
-    let [normal, low, high, retried, delayed, last] = [
+    let [retried, delayed, normal, low, high, last] = [
+        order(Priority::Normal),
+        order(Priority::Normal).with_delay(Duration::from_millis(1)),
         order(Priority::Normal),
         order(Priority::Low),
         order(Priority::High),
-        order(Priority::Normal),
-        order(Priority::Normal).with_delay(Duration::from_millis(1)),
         order(Priority::Normal),
     ];
     let ids = [&high, &retried, &delayed, &normal, &last, &low].map(Order::id);
