@@ -88,7 +88,7 @@ fn top(queue: &RedisQueue) -> Result<(), Box<dyn std::error::Error>> {
     loop {
         let counts = patiently(|| queue.counts())?;
         let left = counts.waiting + counts.delayed + counts.leased;
-        let change = left.cast_signed() - before.replace(left).unwrap_or(left).cast_signed();
+        let change = left as i64 - before.replace(left).unwrap_or(left) as i64;
         let line = format!(
             "{:>10} {:>10} {:>10} {:>10} {change:>+10}",
             counts.waiting, counts.delayed, counts.leased, counts.dead

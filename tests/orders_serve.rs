@@ -3,12 +3,13 @@
 
 mod common;
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{Counter, Gate, PATIENCE, eventually, watchdog};
 use workpath::{
-    Catalog, Delegator, JobState, MemoryQueue, Order, OrderQueue, Origin, QueueErrorKind, Renewal, Serve,
-    Settlement, Shutdown, Verdict,
+    Catalog, Delegator, JobState, MemoryQueue, Order, OrderQueue, Origin, Priority, QueueErrorKind, Renewal,
+    Serve, Serving, Settlement, Shutdown, Verdict,
 };
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -311,4 +312,84 @@ fn a_cancelled_order_and_a_stopped_one_say_by_whom() {
         let place = why().location().map(|location| (location.file(), location.line()));
         assert_eq!((why().origin(), place), (Origin::Shutdown, Some((file!(), line))));
     });
+}
+
+#[test]
+fn a_stop_from_inside_an_order_does_not_wait_for_itself() {
+    watchdog(|| {
+        let (queue, serving) = (MemoryQueue::new(), Arc::new(Mutex::new(None::<Serving>)));
+        let own = Arc::clone(&serving);
+        let ready = Gate::new();
+        let wait = ready.clone();
+        let catalog = Catalog::new()
+            .with("stop", move |_, _| {
+                wait.wait();
+                let serving = own.lock().unwrap().take().ok_or("nothing to stop")?;
+                let report = serving.stop(Shutdown::drain());
+                Ok(vec![report.completed as u8, report.stuck.len() as u8])
+            })
+            .with("other", |_, _| Ok(Vec::new()));
+        let delegator = delegator(1);
+        *serving.lock().unwrap() =
+            Some(delegator.serve(&queue, &catalog, Serve::options().prefetch(3)).unwrap());
+        let id = queue.enqueue(Order::new("stop").with_priority(Priority::High)).unwrap();
+        queue.enqueue(Order::new("other")).unwrap();
+        eventually("both are fetched", || queue.counts().unwrap().leased == 2);
+        ready.open();
+        assert_eq!(queue.result(id, PATIENCE).unwrap(), Some(Ok(vec![0, 1])));
+        eventually("the other is handed back", || {
+            let counts = queue.counts().unwrap();
+            (counts.waiting, counts.leased) == (1, 0)
+        });
+    });
+}
+
+#[test]
+fn an_operation_that_hangs_past_the_timeout_loses_its_order() {
+    watchdog(|| {
+        let (queue, gate, runs) = (MemoryQueue::new(), Gate::new(), Counter::new());
+        let (release, counted) = (gate.clone(), runs.clone());
+        let catalog = Catalog::new().with("hang", move |_, _| {
+            let run = counted.add() as u8;
+            if run == 1 {
+                release.wait();
+            }
+            Ok(vec![run])
+        });
+        let delegator = delegator(2);
+        let options = Serve::options().timeout(Duration::from_millis(30)).lease(Duration::from_millis(60));
+        let _serving = delegator.serve(&queue, &catalog, options).unwrap();
+        let id = queue.enqueue(Order::new("hang")).unwrap();
+        let result = queue.result(id, PATIENCE).unwrap();
+        gate.open();
+        // The first to hang may have been taken for lost once more before the second came.
+        assert!(matches!(result, Some(Ok(ref run)) if run[0] > 1), "{result:?}");
+    });
+}
+
+#[test]
+fn an_attempt_that_is_out_of_time_has_failed() {
+    watchdog(|| {
+        let queue = MemoryQueue::new();
+        let catalog = Catalog::new().with("slow", |ctx, _| ctx.sleep(PATIENCE).map(|()| Vec::new()));
+        let delegator = delegator(1);
+        let options = hasty().timeout(Duration::from_millis(20));
+        let _serving = delegator.serve(&queue, &catalog, options).unwrap();
+        let id = queue.enqueue(Order::new("slow").with_attempts(2)).unwrap();
+        let error = queue.result(id, PATIENCE).unwrap().unwrap().unwrap_err();
+        let letter = queue.dead_letters(1).unwrap().remove(0);
+        assert_eq!((letter.failures, &*letter.reason), (2, &*error));
+    });
+}
+
+#[test]
+fn the_id_of_a_dead_letter_is_taken() {
+    let queue = MemoryQueue::new();
+    let order = Order::new("work");
+    queue.enqueue(order.clone()).unwrap();
+    let lease = queue.lease(1, LEASE, Duration::ZERO).unwrap().remove(0);
+    queue.settle(vec![Settlement::new(&lease, Verdict::Dead("enough".into()))]).unwrap();
+    assert_eq!(queue.enqueue(order.clone()).unwrap_err().duplicate_of(), Some(order.id()));
+    assert!(queue.requeue(order.id()).unwrap());
+    assert_eq!(queue.enqueue(order.clone()).unwrap_err().kind(), QueueErrorKind::Duplicate);
 }

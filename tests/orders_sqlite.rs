@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use common::{PATIENCE, watchdog};
 use workpath::{
-    Catalog, Delegator, Durability, JobId, Order, OrderQueue, OrderResult, QueueErrorKind, Renewal, Serve,
-    Settlement, Shutdown, SqliteQueue, Verdict,
+    Catalog, Delegator, Durability, JobId, Order, OrderQueue, OrderResult, Priority, QueueErrorKind, Renewal,
+    Serve, Settlement, Shutdown, SqliteQueue, Verdict,
 };
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -180,7 +180,7 @@ fn a_damaged_file_is_an_error_and_not_a_panic() {
 #[test]
 fn eight_producers_share_commits_and_lose_nothing() {
     let folder = Folder::new("producers");
-    let queue = SqliteQueue::open_with(folder.db(), Durability::Power, 1000).unwrap();
+    let queue = SqliteQueue::open_with(folder.db(), Durability::Power, usize::MAX, 1000).unwrap();
     std::thread::scope(|scope| {
         for _ in 0..8 {
             let queue = queue.clone();
@@ -194,6 +194,100 @@ fn eight_producers_share_commits_and_lose_nothing() {
     assert_eq!(queue.counts().unwrap().waiting, 400);
     let large = queue.enqueue(Order::new("work").with_payload(vec![0; 1001])).unwrap_err();
     assert_eq!(large.kind(), QueueErrorKind::TooLarge);
+}
+
+#[test]
+fn a_queue_takes_as_many_orders_as_it_is_told() {
+    let folder = Folder::new("capacity");
+    let queue = SqliteQueue::open_with(folder.db(), Durability::Process, 2, 1000).unwrap();
+    let refused = |order: Order| queue.enqueue(order).unwrap_err();
+    let answers = queue.enqueue_all((0..3).map(|_| Order::new("work")).collect());
+    assert!(answers[0].is_ok() && answers[1].is_ok());
+    let error = answers[2].clone().unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (QueueErrorKind::Full, true));
+    assert!(error.to_string().contains("orders.db is full: it has 2 orders"), "{error}");
+    // What is leased or delayed has a place; what is dead or done has none.
+    let lease = lease_one(&queue, LEASE);
+    assert_eq!(refused(Order::new("work")).kind(), QueueErrorKind::Full);
+    queue.settle(vec![Settlement::new(&lease, Verdict::Dead("enough".into()))]).unwrap();
+    queue.enqueue(Order::new("work").with_delay(LEASE)).unwrap();
+    assert_eq!(refused(Order::new("work")).kind(), QueueErrorKind::Full);
+    // Without a bound of its own, another opener goes on, and this one sees it in time.
+    let other = SqliteQueue::open(folder.db()).unwrap();
+    other.enqueue_all((0..5).map(|_| Order::new("work")).collect());
+    assert_eq!((queue.counts().unwrap().waiting, queue.counts().unwrap().delayed), (6, 1));
+    assert!(refused(Order::new("work")).to_string().contains("it has 7 orders"));
+}
+
+#[test]
+fn what_is_too_large_is_refused_with_a_reason() {
+    let folder = Folder::new("large");
+    let queue = SqliteQueue::open(folder.db()).unwrap();
+    let error = queue.enqueue(Order::new("upload").with_payload(vec![0; 10_000_000])).unwrap_err();
+    assert_eq!(error.kind(), QueueErrorKind::TooLarge);
+    let text = error.to_string();
+    assert!(text.contains("\"upload\" has 10000000 bytes") && text.contains("takes 1048576"), "{text}");
+    assert_eq!(queue.counts().unwrap().waiting, 0);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_refused_with_its_name() {
+    let folder = Folder::new("read-only");
+    drop(SqliteQueue::open(folder.db()).unwrap());
+    // Root may write to every file; what nobody may write to is a folder in place of it.
+    let mut permissions = std::fs::metadata(folder.db()).unwrap().permissions();
+    permissions.set_readonly(true);
+    std::fs::set_permissions(folder.db(), permissions).unwrap();
+    if let Err(error) = SqliteQueue::open(folder.db()) {
+        assert_eq!(error.kind(), QueueErrorKind::Denied);
+        assert!(error.to_string().contains("orders.db"), "{error}");
+    }
+    let error = SqliteQueue::open(&folder.0).unwrap_err();
+    assert_eq!(error.kind(), QueueErrorKind::Denied, "{error}");
+    assert!(error.to_string().contains("workpath-read-only"), "{error}");
+}
+
+#[test]
+fn the_first_out_is_by_priority_then_by_age() {
+    let folder = Folder::new("sequence");
+    let queue = SqliteQueue::open(folder.db()).unwrap();
+    let order = |priority| Order::new("work").with_priority(priority);
+    let [retried, delayed, normal, low, high, last] = [
+        order(Priority::Normal),
+        order(Priority::Normal).with_delay(Duration::from_millis(1)),
+        order(Priority::Normal),
+        order(Priority::Low),
+        order(Priority::High),
+        order(Priority::Normal),
+    ];
+    let ids = [&high, &retried, &delayed, &normal, &last, &low].map(Order::id);
+    queue.enqueue(retried).unwrap();
+    let again = Verdict::Retry { error: "no".into(), after: Duration::ZERO };
+    queue.settle(vec![Settlement::new(&lease_one(&queue, LEASE), again)]).unwrap();
+    for order in [last, low, delayed, high, normal] {
+        queue.enqueue(order).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(5));
+    let leases = queue.lease(9, LEASE, Duration::ZERO).unwrap();
+    assert_eq!(leases.iter().map(|lease| lease.order.id()).collect::<Vec<_>>(), ids);
+    // What is handed back goes to where it was.
+    let back = leases.iter().map(|lease| Settlement::new(lease, Verdict::Release)).collect();
+    assert_eq!(queue.settle(back).unwrap(), [true; 6]);
+    let leases = queue.lease(9, LEASE, Duration::ZERO).unwrap();
+    assert_eq!(leases.iter().map(|lease| lease.order.id()).collect::<Vec<_>>(), ids);
+}
+
+#[test]
+fn the_id_of_a_dead_letter_is_taken() {
+    let folder = Folder::new("dead");
+    let queue = SqliteQueue::open(folder.db()).unwrap();
+    let order = Order::new("work");
+    queue.enqueue(order.clone()).unwrap();
+    assert_eq!(queue.enqueue(order.clone()).unwrap_err().duplicate_of(), Some(order.id()));
+    queue.settle(vec![Settlement::new(&lease_one(&queue, LEASE), Verdict::Dead("enough".into()))]).unwrap();
+    assert_eq!(queue.enqueue(order.clone()).unwrap_err().duplicate_of(), Some(order.id()));
+    assert!(!queue.cancel(order.id()).unwrap() && queue.requeue(order.id()).unwrap());
+    assert_eq!(lease_one(&queue, LEASE).order.id(), order.id());
 }
 
 #[test]

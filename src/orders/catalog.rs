@@ -118,13 +118,16 @@ impl Catalog {
     /// ```
     pub fn job(&self, order: &Order) -> Result<Job, QueueError> {
         let operation = self.operation(order)?;
-        let order = Arc::new(order.clone());
-        let ordered = Arc::clone(&order);
-        Ok(job_of(&order, move |ctx| operation(ctx, &ordered)))
+        let ordered = order.clone();
+        Ok(job_of(order, move |ctx| operation(ctx, &ordered)))
     }
 
-    pub(crate) fn operation(&self, order: &Order) -> Result<CatalogOperation, QueueError> {
-        let operation = self.operations.get(order.operation()).map(Arc::clone);
+    pub(crate) fn get(&self, name: &str) -> Option<&CatalogOperation> {
+        self.operations.get(name)
+    }
+
+    fn operation(&self, order: &Order) -> Result<CatalogOperation, QueueError> {
+        let operation = self.get(order.operation()).map(Arc::clone);
         operation.ok_or_else(|| QueueError::unknown_operation(order.operation()))
     }
 }
@@ -140,7 +143,7 @@ pub(crate) fn job_of(
     order: &Order,
     run: impl Fn(&Context) -> Result<Vec<u8>, Error> + Send + 'static,
 ) -> Job {
-    let mut job = Job::new(order.operation().to_owned(), run).with_priority(order.priority());
+    let mut job = Job::new(order.name(), run).with_priority(order.priority());
     job.id = order.id();
     if order.values().next().is_some() {
         let background = Context::background();

@@ -1,6 +1,6 @@
 //! A queue in memory.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,18 +57,23 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    orders: HashMap<JobId, Entry>,
+    /// The orders, and the slots that are free.
+    entries: Vec<Option<Entry>>,
+    free: Vec<usize>,
+    /// Where they are. Ids grow, and go about as they came, so that a tree has near what was just there; a hash table has not.
+    slots: BTreeMap<JobId, usize>,
     /// Those that are due, by the sequence in which they are handed out.
-    waiting: BTreeMap<(u8, u64), JobId>,
+    waiting: BTreeMap<(u8, u64), usize>,
     /// Those that are not, by the time at which they are.
-    delayed: BTreeMap<(u64, u64), JobId>,
+    delayed: BTreeMap<(u64, u64), usize>,
     /// Those that are handed out, by the end of their lease.
-    leased: BTreeMap<(Tick, u64), JobId>,
+    leased: BTreeMap<(Tick, u64), usize>,
     keys: HashMap<String, JobId>,
-    results: HashMap<JobId, OrderResult>,
+    results: BTreeMap<JobId, OrderResult>,
     /// When results are forgotten.
     expiry: BTreeMap<(u64, JobId), ()>,
     dead: VecDeque<DeadLetter>,
+    dead_ids: HashSet<JobId>,
     /// Numbers for orders and leases.
     next: u64,
     /// How many threads wait for an order, and for a result.
@@ -166,22 +171,27 @@ impl State {
         let due = order.not_before_millis();
         let place = if due > now { Place::Delayed(due) } else { Place::Waiting };
         let entry = Entry { order, seq, failures, deliveries: 0, cancelled: false, place };
-        self.file(id, &entry);
-        self.orders.insert(id, entry);
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(None);
+            self.entries.len() - 1
+        });
+        self.slots.insert(id, slot);
+        self.place(slot, entry);
     }
 
-    /// Puts an entry into the index of its place.
-    fn file(&mut self, id: JobId, entry: &Entry) {
+    /// Puts an entry into its slot, and into the index of its place.
+    fn place(&mut self, slot: usize, entry: Entry) {
         match entry.place {
-            Place::Waiting => drop(self.waiting.insert((rank(entry.order.priority()), entry.seq), id)),
-            Place::Delayed(due) => drop(self.delayed.insert((due, entry.seq), id)),
-            Place::Leased { until, .. } => drop(self.leased.insert((until, entry.seq), id)),
+            Place::Waiting => drop(self.waiting.insert((rank(entry.order.priority()), entry.seq), slot)),
+            Place::Delayed(due) => drop(self.delayed.insert((due, entry.seq), slot)),
+            Place::Leased { until, .. } => drop(self.leased.insert((until, entry.seq), slot)),
         }
+        self.entries[slot] = Some(entry);
     }
 
-    /// Takes an entry out of everything but the keys.
-    fn take(&mut self, id: JobId) -> Option<Entry> {
-        let entry = self.orders.remove(&id)?;
+    /// Takes an entry out of its slot, and out of the index of its place.
+    fn displace(&mut self, slot: usize) -> Option<Entry> {
+        let entry = self.entries.get_mut(slot)?.take()?;
         match entry.place {
             Place::Waiting => drop(self.waiting.remove(&(rank(entry.order.priority()), entry.seq))),
             Place::Delayed(due) => drop(self.delayed.remove(&(due, entry.seq))),
@@ -190,30 +200,32 @@ impl State {
         Some(entry)
     }
 
-    fn put(&mut self, id: JobId, entry: Entry) {
-        self.file(id, &entry);
-        self.orders.insert(id, entry);
+    /// What has left the queue, but for its key.
+    fn vacate(&mut self, slot: usize, id: JobId) {
+        self.slots.remove(&id);
+        self.free.push(slot);
     }
 
-    fn is_held(&self, token: LeaseToken) -> bool {
-        self.orders
-            .get(&token.id)
-            .is_some_and(|entry| matches!(entry.place, Place::Leased { fence, .. } if fence == token.fence))
+    /// The slot of what is leased by this token.
+    fn held(&self, token: LeaseToken) -> Option<usize> {
+        let slot = usize::try_from(token.place.1).ok()?;
+        let entry = self.entries.get(slot)?.as_ref()?;
+        matches!(entry.place, Place::Leased { fence, .. } if fence == token.fence).then_some(slot)
     }
 
     /// Moves what has become due, and what was lost, to what waits.
     fn look(&mut self, now: u64, tick: Tick) {
-        while let Some((&(due, _), &id)) = self.delayed.first_key_value() {
+        while let Some((&(due, _), &slot)) = self.delayed.first_key_value() {
             if due > now {
                 break;
             }
-            self.make_wait(id);
+            self.make_wait(slot);
         }
-        while let Some((&(until, _), &id)) = self.leased.first_key_value() {
+        while let Some((&(until, _), &slot)) = self.leased.first_key_value() {
             if until > tick {
                 break;
             }
-            self.make_wait(id);
+            self.make_wait(slot);
         }
         while let Some((&(expires, id), ())) = self.expiry.first_key_value() {
             if expires > now {
@@ -224,10 +236,10 @@ impl State {
         }
     }
 
-    fn make_wait(&mut self, id: JobId) {
-        if let Some(mut entry) = self.take(id) {
+    fn make_wait(&mut self, slot: usize) {
+        if let Some(mut entry) = self.displace(slot) {
             entry.place = Place::Waiting;
-            self.put(id, entry);
+            self.place(slot, entry);
         }
     }
 
@@ -243,18 +255,18 @@ impl State {
     fn hand_out(&mut self, max: usize, until: Tick) -> Vec<Lease> {
         let mut leases = Vec::with_capacity(max.min(self.waiting.len()));
         while leases.len() < max {
-            let Some((&place, &id)) = self.waiting.first_key_value() else { break };
-            let was_lost = self.orders.get(&id).is_some_and(|entry| entry.deliveries > 0);
+            let Some((&place, &slot)) = self.waiting.first_key_value() else { break };
+            let Some(entry) = self.entries[slot].as_mut() else { break };
+            let was_lost = entry.deliveries > 0;
             if was_lost && !leases.is_empty() {
                 break;
             }
             self.waiting.remove(&place);
             let fence = self.next;
             self.next += 1;
-            let Some(entry) = self.orders.get_mut(&id) else { continue };
             entry.deliveries = entry.deliveries.saturating_add(1);
             entry.place = Place::Leased { until, fence };
-            let token = LeaseToken { id, place: (entry.seq, 0), fence };
+            let token = LeaseToken { id: entry.order.id(), place: (entry.seq, slot as u64), fence };
             leases.push(Lease {
                 order: entry.order.clone(),
                 token,
@@ -262,7 +274,7 @@ impl State {
                 deliveries: entry.deliveries,
                 cancelled: entry.cancelled,
             });
-            self.leased.insert((until, entry.seq), id);
+            self.leased.insert((until, entry.seq), slot);
             if was_lost {
                 break;
             }
@@ -283,18 +295,22 @@ impl State {
 
     fn settle(&mut self, settlement: Settlement, now: u64) -> bool {
         let Settlement { token, verdict } = settlement;
-        if !self.is_held(token) {
-            return false;
+        let Some(slot) = self.held(token) else { return false };
+        let Some(mut entry) = self.displace(slot) else { return false };
+        if !matches!(verdict, Verdict::Retry { .. } | Verdict::Release) {
+            self.vacate(slot, token.id);
         }
-        let Some(mut entry) = self.take(token.id) else { return false };
         match verdict {
             Verdict::Complete(payload) => self.finish(&entry.order, Ok(payload), now),
             Verdict::Discard(error) => self.finish(&entry.order, Err(error), now),
             Verdict::Dead(reason) => {
                 self.finish(&entry.order, Err(reason.clone()), now);
                 if self.dead.len() == MAX_DEAD {
-                    self.dead.pop_front();
+                    if let Some(oldest) = self.dead.pop_front() {
+                        self.dead_ids.remove(&oldest.id);
+                    }
                 }
+                self.dead_ids.insert(token.id);
                 self.dead.push_back(DeadLetter {
                     id: token.id,
                     operation: entry.order.operation().to_owned(),
@@ -308,12 +324,12 @@ impl State {
                 entry.failures = entry.failures.saturating_add(1);
                 entry.deliveries = 0;
                 entry.place = Place::Delayed(now.saturating_add(millis(after)));
-                self.put(token.id, entry);
+                self.place(slot, entry);
             }
             Verdict::Release => {
                 entry.deliveries = entry.deliveries.saturating_sub(1);
                 entry.place = Place::Waiting;
-                self.put(token.id, entry);
+                self.place(slot, entry);
             }
         }
         true
@@ -328,15 +344,15 @@ impl OrderQueue for MemoryQueue {
         let accept = |order: Order| {
             check(&order, self.shared.max_bytes)?;
             let id = order.id();
-            if state.orders.contains_key(&id) {
+            if state.slots.contains_key(&id) || state.dead_ids.contains(&id) {
                 return Err(QueueError::duplicate(id, "id"));
             }
             let key = order.unique_key();
             if let Some((there, key)) = key.and_then(|key| Some((*state.keys.get(key)?, key))) {
                 return Err(QueueError::duplicate(there, format_args!("key {key:?}")));
             }
-            if state.orders.len() >= self.shared.capacity {
-                let text = format!("the queue is full: it has {} orders", state.orders.len());
+            if state.slots.len() >= self.shared.capacity {
+                let text = format!("the queue in memory is full: it has {} orders", state.slots.len());
                 return Err(QueueError::new(QueueErrorKind::Full, text));
             }
             state.insert(order, 0, now);
@@ -372,13 +388,11 @@ impl OrderQueue for MemoryQueue {
         let state = &mut *self.shared.state.lock();
         let until = Tick::now().after(lease);
         let renew = |token: &LeaseToken| {
-            if !state.is_held(*token) {
-                return Renewal::Lost;
-            }
-            let Some(mut entry) = state.take(token.id) else { return Renewal::Lost };
+            let Some(slot) = state.held(*token) else { return Renewal::Lost };
+            let Some(mut entry) = state.displace(slot) else { return Renewal::Lost };
             entry.place = Place::Leased { until, fence: token.fence };
             let cancelled = entry.cancelled;
-            state.put(token.id, entry);
+            state.place(slot, entry);
             if cancelled { Renewal::Cancelled } else { Renewal::Held }
         };
         Ok(leases.iter().map(renew).collect())
@@ -414,10 +428,12 @@ impl OrderQueue for MemoryQueue {
 
     fn cancel(&self, id: JobId) -> Result<bool, QueueError> {
         let state = &mut *self.shared.state.lock();
-        let Some(entry) = state.orders.get_mut(&id) else { return Ok(false) };
+        let Some(&slot) = state.slots.get(&id) else { return Ok(false) };
+        let Some(entry) = state.entries[slot].as_mut() else { return Ok(false) };
         if matches!(entry.place, Place::Leased { .. }) {
             entry.cancelled = true;
-        } else if let Some(entry) = state.take(id) {
+        } else if let Some(entry) = state.displace(slot) {
+            state.vacate(slot, id);
             state.finish(&entry.order, Err(CANCELLED.to_owned()), unix_now());
             if state.readers > 0 {
                 self.shared.settled.notify_all();
@@ -451,6 +467,7 @@ impl OrderQueue for MemoryQueue {
         }
         let now = unix_now();
         state.dead.remove(index);
+        state.dead_ids.remove(&id);
         state.results.remove(&id);
         state.insert(order.revived(now), 0, now);
         self.announce(state, 1);
@@ -466,7 +483,7 @@ impl OrderQueue for MemoryQueue {
 
 impl fmt::Debug for MemoryQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let orders = self.shared.state.try_lock().map(|state| state.orders.len());
+        let orders = self.shared.state.try_lock().map(|state| state.slots.len());
         f.debug_struct("MemoryQueue").field("orders", &orders).finish_non_exhaustive()
     }
 }

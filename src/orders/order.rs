@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::clock::{Tick, WallOffset};
@@ -50,7 +51,8 @@ fn priority_of(rank: u8) -> Priority {
 /// job of it. Its id stays the same however often it is run. It is the key by which an operation can tell that it has done
 /// the work before.
 ///
-/// Times are wall-clock times in whole milliseconds, since they must mean something in another process.
+/// Times are wall-clock times in whole milliseconds, since they must mean something in another process. A clone is cheap: it
+/// shares what it has in it until one of the two is changed.
 ///
 /// # Examples
 ///
@@ -70,7 +72,10 @@ fn priority_of(rank: u8) -> Priority {
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 #[must_use = "an order does nothing until it is enqueued"]
-pub struct Order {
+pub struct Order(Arc<Parts>);
+
+#[derive(Clone, PartialEq, Eq)]
+struct Parts {
     id: JobId,
     operation: Cow<'static, str>,
     created: u64,
@@ -108,7 +113,7 @@ impl Order {
     pub fn new(operation: impl Into<Cow<'static, str>>) -> Order {
         let now = Tick::now();
         let created = WallOffset::current(now).unix_millis(now);
-        Order {
+        Order(Arc::new(Parts {
             id: JobId::next(created),
             operation: operation.into(),
             created,
@@ -120,7 +125,11 @@ impl Order {
             unique_key: None,
             values: Vec::new(),
             payload: Vec::new(),
-        }
+        }))
+    }
+
+    fn parts(&mut self) -> &mut Parts {
+        Arc::make_mut(&mut self.0)
     }
 
     /// Gives the order this payload. A second call replaces it.
@@ -132,7 +141,7 @@ impl Order {
     /// assert_eq!(Order::new("resize").with_payload("cat.jpg").payload(), b"cat.jpg");
     /// ```
     pub fn with_payload(mut self, payload: impl Into<Vec<u8>>) -> Order {
-        self.payload = payload.into();
+        self.parts().payload = payload.into();
         self
     }
 
@@ -147,9 +156,10 @@ impl Order {
     /// ```
     pub fn with_value(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Order {
         let (key, value) = (key.into(), value.into());
-        match self.values.iter_mut().find(|(known, _)| *known == key) {
+        let values = &mut self.parts().values;
+        match values.iter_mut().find(|(known, _)| *known == key) {
             Some((_, old)) => *old = value,
-            None => self.values.push((key, value)),
+            None => values.push((key, value)),
         }
         self
     }
@@ -186,8 +196,8 @@ impl Order {
     }
 
     fn limit(mut self, deadline: u64) -> Order {
-        if deadline < u64::MAX && (self.deadline == 0 || deadline < self.deadline) {
-            self.deadline = deadline;
+        if deadline < u64::MAX && (self.0.deadline == 0 || deadline < self.0.deadline) {
+            self.parts().deadline = deadline;
         }
         self
     }
@@ -202,7 +212,7 @@ impl Order {
     /// assert!(Order::new("remind").with_delay(Duration::from_secs(3600)).not_before().is_some());
     /// ```
     pub fn with_delay(mut self, delay: Duration) -> Order {
-        self.not_before = unix_now().saturating_add(millis(delay));
+        self.parts().not_before = unix_now().saturating_add(millis(delay));
         self
     }
 
@@ -217,7 +227,7 @@ impl Order {
     /// assert_eq!(Order::new("remind").with_not_before(then).not_before(), Some(then));
     /// ```
     pub fn with_not_before(mut self, time: SystemTime) -> Order {
-        self.not_before = unix_millis(time);
+        self.parts().not_before = unix_millis(time);
         self
     }
 
@@ -231,7 +241,7 @@ impl Order {
     /// assert_eq!(Order::new("charge").with_attempts(1).attempts(), 1);
     /// ```
     pub fn with_attempts(mut self, attempts: u32) -> Order {
-        self.attempts = attempts.max(1);
+        self.parts().attempts = attempts.max(1);
         self
     }
 
@@ -244,7 +254,7 @@ impl Order {
     /// assert_eq!(Order::new("thumbnail").with_priority(Priority::Low).priority(), Priority::Low);
     /// ```
     pub fn with_priority(mut self, priority: Priority) -> Order {
-        self.priority = priority;
+        self.parts().priority = priority;
         self
     }
 
@@ -258,7 +268,7 @@ impl Order {
     /// assert_eq!(Order::new("sync").with_unique_key("sync 7").unique_key(), Some("sync 7"));
     /// ```
     pub fn with_unique_key(mut self, key: impl Into<String>) -> Order {
-        self.unique_key = Some(key.into());
+        self.parts().unique_key = Some(key.into());
         self
     }
 
@@ -272,7 +282,7 @@ impl Order {
     /// assert_eq!(Order::new("log").with_result_ttl(Duration::ZERO).result_ttl(), Duration::ZERO);
     /// ```
     pub fn with_result_ttl(mut self, ttl: Duration) -> Order {
-        self.result_ttl = millis(ttl);
+        self.parts().result_ttl = millis(ttl);
         self
     }
 
@@ -285,7 +295,7 @@ impl Order {
     /// assert!(Order::new("first").id() < Order::new("second").id());
     /// ```
     pub fn id(&self) -> JobId {
-        self.id
+        self.0.id
     }
 
     /// The name of the operation.
@@ -297,7 +307,7 @@ impl Order {
     /// assert_eq!(Order::new("resize").operation(), "resize");
     /// ```
     pub fn operation(&self) -> &str {
-        &self.operation
+        &self.0.operation
     }
 
     /// The payload; empty unless given.
@@ -309,7 +319,7 @@ impl Order {
     /// assert!(Order::new("vacuum").payload().is_empty());
     /// ```
     pub fn payload(&self) -> &[u8] {
-        &self.payload
+        &self.0.payload
     }
 
     /// The value with this key.
@@ -321,7 +331,7 @@ impl Order {
     /// assert_eq!(Order::new("vacuum").value("width"), None);
     /// ```
     pub fn value(&self, key: &str) -> Option<&[u8]> {
-        self.values.iter().find(|(known, _)| known == key).map(|(_, value)| &**value)
+        self.0.values.iter().find(|(known, _)| known == key).map(|(_, value)| &**value)
     }
 
     /// All values, in the order in which they were given.
@@ -334,7 +344,7 @@ impl Order {
     /// assert_eq!(order.values().map(|(key, _)| key).collect::<Vec<_>>(), ["width", "height"]);
     /// ```
     pub fn values(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.values.iter().map(|(key, value)| (&**key, &**value))
+        self.0.values.iter().map(|(key, value)| (&**key, &**value))
     }
 
     /// When the order was made.
@@ -346,7 +356,7 @@ impl Order {
     /// assert!(Order::new("resize").created_at() > std::time::SystemTime::UNIX_EPOCH);
     /// ```
     pub fn created_at(&self) -> SystemTime {
-        time(self.created)
+        time(self.0.created)
     }
 
     /// The earliest of the deadlines.
@@ -358,7 +368,7 @@ impl Order {
     /// assert_eq!(Order::new("resize").deadline(), None);
     /// ```
     pub fn deadline(&self) -> Option<SystemTime> {
-        (self.deadline != 0).then(|| time(self.deadline))
+        (self.0.deadline != 0).then(|| time(self.0.deadline))
     }
 
     /// When the order may be handed out, if that was given.
@@ -370,7 +380,7 @@ impl Order {
     /// assert_eq!(Order::new("resize").not_before(), None);
     /// ```
     pub fn not_before(&self) -> Option<SystemTime> {
-        (self.not_before != 0).then(|| time(self.not_before))
+        (self.0.not_before != 0).then(|| time(self.0.not_before))
     }
 
     /// How often the order may fail.
@@ -382,7 +392,7 @@ impl Order {
     /// assert_eq!(Order::new("resize").attempts(), Order::DEFAULT_ATTEMPTS);
     /// ```
     pub fn attempts(&self) -> u32 {
-        self.attempts
+        self.0.attempts
     }
 
     /// The priority.
@@ -394,7 +404,7 @@ impl Order {
     /// assert_eq!(Order::new("resize").priority(), Priority::Normal);
     /// ```
     pub fn priority(&self) -> Priority {
-        self.priority
+        self.0.priority
     }
 
     /// How long the result is kept.
@@ -406,7 +416,7 @@ impl Order {
     /// assert_eq!(Order::new("resize").result_ttl(), Order::DEFAULT_RESULT_TTL);
     /// ```
     pub fn result_ttl(&self) -> Duration {
-        Duration::from_millis(self.result_ttl)
+        Duration::from_millis(self.0.result_ttl)
     }
 
     /// The unique key, if it has one.
@@ -418,30 +428,35 @@ impl Order {
     /// assert_eq!(Order::new("resize").unique_key(), None);
     /// ```
     pub fn unique_key(&self) -> Option<&str> {
-        self.unique_key.as_deref()
+        self.0.unique_key.as_deref()
     }
 
     /// The order of a dead letter, to be done now.
     pub(crate) fn revived(mut self, now: u64) -> Order {
-        self.not_before = 0;
-        if self.deadline <= now {
-            self.deadline = 0;
+        self.parts().not_before = 0;
+        if self.0.deadline <= now {
+            self.parts().deadline = 0;
         }
         self
     }
 
+    /// The name of the operation, without a copy where it is a constant.
+    pub(crate) fn name(&self) -> Cow<'static, str> {
+        self.0.operation.clone()
+    }
+
     /// Milliseconds since 1970; zero for none.
     pub(crate) fn deadline_millis(&self) -> u64 {
-        self.deadline
+        self.0.deadline
     }
 
     /// Milliseconds since 1970; zero for at once.
     pub(crate) fn not_before_millis(&self) -> u64 {
-        self.not_before
+        self.0.not_before
     }
 
     pub(crate) fn result_ttl_millis(&self) -> u64 {
-        self.result_ttl
+        self.0.result_ttl
     }
 
     /// The order as bytes.
@@ -458,32 +473,32 @@ impl Order {
     /// assert_eq!(Order::new("resize").to_bytes()[0], 1);
     /// ```
     pub fn to_bytes(&self) -> Vec<u8> {
-        let values: usize = self.values.iter().map(|(key, value)| key.len() + value.len() + 7).sum();
-        let key = self.unique_key.as_ref().map_or(0, String::len);
-        let mut bytes = Vec::with_capacity(96 + self.operation.len() + key + values + self.payload.len());
+        let values: usize = self.0.values.iter().map(|(key, value)| key.len() + value.len() + 7).sum();
+        let key = self.0.unique_key.as_ref().map_or(0, String::len);
+        let mut bytes = Vec::with_capacity(96 + self.0.operation.len() + key + values + self.0.payload.len());
         bytes.push(VERSION);
-        put(&mut bytes, tag::ID, &[uuid::Uuid::from(self.id).as_bytes()]);
-        put(&mut bytes, tag::OPERATION, &[self.operation.as_bytes()]);
-        put(&mut bytes, tag::CREATED, &[&self.created.to_le_bytes()]);
-        for (tag, time) in [(tag::NOT_BEFORE, self.not_before), (tag::DEADLINE, self.deadline)] {
+        put(&mut bytes, tag::ID, &[uuid::Uuid::from(self.0.id).as_bytes()]);
+        put(&mut bytes, tag::OPERATION, &[self.0.operation.as_bytes()]);
+        put(&mut bytes, tag::CREATED, &[&self.0.created.to_le_bytes()]);
+        for (tag, time) in [(tag::NOT_BEFORE, self.0.not_before), (tag::DEADLINE, self.0.deadline)] {
             if time != 0 {
                 put(&mut bytes, tag, &[&time.to_le_bytes()]);
             }
         }
-        put(&mut bytes, tag::ATTEMPTS, &[&self.attempts.to_le_bytes()]);
-        put(&mut bytes, tag::PRIORITY, &[&[rank(self.priority)]]);
-        put(&mut bytes, tag::RESULT_TTL, &[&self.result_ttl.to_le_bytes()]);
-        if let Some(key) = &self.unique_key {
+        put(&mut bytes, tag::ATTEMPTS, &[&self.0.attempts.to_le_bytes()]);
+        put(&mut bytes, tag::PRIORITY, &[&[rank(self.0.priority)]]);
+        put(&mut bytes, tag::RESULT_TTL, &[&self.0.result_ttl.to_le_bytes()]);
+        if let Some(key) = &self.0.unique_key {
             put(&mut bytes, tag::UNIQUE_KEY, &[key.as_bytes()]);
         }
-        for (key, value) in &self.values {
+        for (key, value) in &self.0.values {
             // No queue takes a key that is too long for its length.
             let length = u16::try_from(key.len()).unwrap_or(u16::MAX);
             let key = &key.as_bytes()[..length.into()];
             put(&mut bytes, tag::VALUE, &[&length.to_le_bytes(), key, value]);
         }
-        if !self.payload.is_empty() {
-            put(&mut bytes, tag::PAYLOAD, &[&self.payload]);
+        if !self.0.payload.is_empty() {
+            put(&mut bytes, tag::PAYLOAD, &[&self.0.payload]);
         }
         bytes
     }
@@ -507,7 +522,7 @@ impl Order {
             return Err(DecodeError::Version(version));
         }
         let (mut id, mut operation) = (None, None);
-        let mut order = Order {
+        let mut order = Parts {
             id: JobId::from_bytes([0; 16]),
             operation: Cow::Borrowed(""),
             created: 0,
@@ -547,22 +562,22 @@ impl Order {
         }
         order.id = id.ok_or(DecodeError::Malformed("it has no id"))?;
         order.operation = operation.ok_or(DecodeError::Malformed("it has no operation"))?;
-        Ok(order)
+        Ok(Order(Arc::new(order)))
     }
 }
 
 impl fmt::Debug for Order {
     /// Lengths in place of contents, which may be large and are nobody's business.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys: Vec<&str> = self.values.iter().map(|(key, _)| &**key).collect();
+        let keys: Vec<&str> = self.0.values.iter().map(|(key, _)| &**key).collect();
         f.debug_struct("Order")
-            .field("id", &self.id)
-            .field("operation", &self.operation)
-            .field("priority", &self.priority)
-            .field("attempts", &self.attempts)
-            .field("unique_key", &self.unique_key)
+            .field("id", &self.0.id)
+            .field("operation", &self.0.operation)
+            .field("priority", &self.0.priority)
+            .field("attempts", &self.0.attempts)
+            .field("unique_key", &self.0.unique_key)
             .field("values", &keys)
-            .field("payload_len", &self.payload.len())
+            .field("payload_len", &self.0.payload.len())
             .finish_non_exhaustive()
     }
 }

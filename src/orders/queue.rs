@@ -47,7 +47,8 @@ pub trait OrderQueue: Send + Sync + fmt::Debug {
     ///
     /// The answers of a call that failed as a whole all say the same. If the connection broke, such an order may be in all the
     /// same; enqueued again, it is refused as a [`Duplicate`](QueueErrorKind::Duplicate) of itself for as long as it is in the
-    /// queue, unless the queue cannot tell.
+    /// queue or among its dead letters, unless the queue cannot tell. What makes an order of a dead letter is
+    /// [`requeue`](OrderQueue::requeue).
     fn enqueue_all(&self, orders: Vec<Order>) -> Vec<Result<JobId, QueueError>>;
 
     /// Puts an order in. When this returns `Ok`, it is stored as safely as the queue stores.
@@ -397,7 +398,8 @@ pub struct DeadLetter {
 pub enum QueueErrorKind {
     /// There is no room, in the queue or on the disk. It may help to try again later.
     Full,
-    /// An order with this id or unique key is in the queue already; [`QueueError::duplicate_of`] is its id.
+    /// An order with this id or unique key is in the queue already; [`QueueError::duplicate_of`] is its id. A dead letter has
+    /// its id, and no key.
     Duplicate,
     /// The order is larger than the queue takes.
     TooLarge,

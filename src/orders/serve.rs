@@ -1,22 +1,24 @@
 //! Serving: a delegator that does what a queue of orders asks for.
 //!
-//! 1. The fetcher takes only as many orders as there are free slots, and submits them as jobs.
+//! 1. The fetcher takes only as many orders as there are free slots, and submits them as jobs. It waits until half of what may be
+//!    fetched ahead is used up, so that it is not woken for every order.
 //! 2. Who finishes a job, or drops it unstarted, leaves a verdict for the settler, and waits while too many are left.
-//! 3. The settler sends verdicts on in batches, and renews the leases of what is not settled. No lock is held over a call of the
-//!    queue, which is user code like an operation.
+//! 3. The settler sends verdicts on in batches: when there are enough, when nothing runs that could leave one more, or a
+//!    moment after the first. It renews the leases of what is not settled. No lock is held over a call of the queue, which is
+//!    user code like an operation.
 
-use std::collections::{HashMap, VecDeque};
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::panic::Location;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::catalog::{Catalog, CatalogOperation, job_of};
+use super::catalog::{Catalog, job_of};
 use super::memory::CANCELLED;
 use super::order::{Order, millis, unix_now};
 use super::queue::{Lease, LeaseToken, OrderQueue, QueueError, Renewal, Settlement, Verdict};
@@ -24,15 +26,20 @@ use crate::clock::Tick;
 use crate::context::Context;
 use crate::delegator::{Delegator, Shutdown, ShutdownReport, SubmitError, Submitter};
 use crate::driver;
+use crate::engine::Caller;
 use crate::error::Error;
 use crate::handle::JobHandle;
 use crate::id::JobId;
+use crate::job::Job;
 use crate::panics::{contain, discard, log};
 use crate::provenance::{Cancel, Origin, cause_of};
 use crate::status::WorkerStatus;
 
-/// How many verdicts go to the queue at a time, and may wait before workers wait.
+/// How many verdicts go to the queue at a time; workers wait while so many more are left.
 const BATCH: usize = 64;
+
+/// How long a verdict waits for others to go along with.
+const LINGER: Duration = Duration::from_micros(500);
 
 /// How long the fetcher waits for orders before it asks again.
 const WAIT: Duration = Duration::from_secs(5);
@@ -66,16 +73,19 @@ pub struct Serve {
     prefetch: usize,
     max_deliveries: u32,
     backoff: (Duration, Duration),
+    timeout: Duration,
 }
 
 impl Serve {
-    /// The defaults: leases of 30 seconds, nothing fetched ahead, three deliveries, a backoff from one second to one hour.
+    /// The defaults: leases of 30 seconds, nothing fetched ahead, three deliveries, a backoff from one second to one hour, and
+    /// no limit to the time of an attempt.
     pub fn options() -> Serve {
         Serve {
             lease: Duration::from_secs(30),
             prefetch: 0,
             max_deliveries: 3,
             backoff: (Duration::from_secs(1), Duration::from_secs(60 * 60)),
+            timeout: Duration::MAX,
         }
     }
 
@@ -107,6 +117,25 @@ impl Serve {
         self
     }
 
+    /// How much time an attempt has, from when its order is fetched; [`Duration::MAX`] is no limit. Its operation is told through
+    /// its context, and an attempt that ends so has failed, as any other. The lease of one that does not return is not renewed any
+    /// more: when it lapses, the order is handed out again, though the operation may still run. Without a limit, an operation
+    /// that hangs keeps its order for ever, unless the order has a deadline.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::Serve;
+    ///
+    /// let options = Serve::options().timeout(Duration::from_secs(600));
+    /// # let _ = options;
+    /// ```
+    pub fn timeout(mut self, timeout: Duration) -> Serve {
+        self.timeout = timeout;
+        self
+    }
+
     fn backoff_after(&self, failures: u32) -> Duration {
         let (first, max) = self.backoff;
         first.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX)).min(max)
@@ -135,15 +164,22 @@ struct Shared {
     submitter: Submitter,
     workers: usize,
     state: Mutex<State>,
-    /// For everybody who waits for any of it to change.
-    changed: Condvar,
+    /// For the fetcher: there is room, nothing is busy, or it is time to stop.
+    room: Condvar,
+    /// For the settler: there are verdicts, or it is time to stop.
+    verdicts: Condvar,
+    /// For workers: the settler has taken verdicts.
+    taken: Condvar,
+    /// For who stops the serving: something has come to an end.
+    ended: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    /// Everything that is leased.
-    held: HashMap<JobId, Held>,
-    verdicts: VecDeque<(JobId, Verdict)>,
+    /// Everything that is leased, and the slots that are free.
+    held: Vec<Option<Held>>,
+    free: Vec<usize>,
+    verdicts: Vec<(usize, Verdict)>,
     /// Jobs that have been submitted and have not returned.
     busy: usize,
     /// Nothing more is fetched.
@@ -165,6 +201,38 @@ struct Held {
     done: bool,
 }
 
+impl Held {
+    /// It hangs past its deadline, and is not kept alive for ever.
+    fn is_late(&self, now: Tick) -> bool {
+        self.handle.as_ref().is_some_and(|handle| handle.task.deadline <= now)
+    }
+}
+
+impl State {
+    fn hold(&mut self, held: Held) -> usize {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.held.push(None);
+            self.held.len() - 1
+        });
+        self.held[slot] = Some(held);
+        slot
+    }
+
+    fn let_go(&mut self, slot: usize) -> Option<Held> {
+        let held = self.held.get_mut(slot)?.take()?;
+        self.free.push(slot);
+        Some(held)
+    }
+
+    fn holds_nothing(&self) -> bool {
+        self.free.len() == self.held.len()
+    }
+
+    fn all_held(&self) -> impl Iterator<Item = &Held> {
+        self.held.iter().flatten()
+    }
+}
+
 #[derive(Clone, Copy, Default)]
 struct Tally {
     completed: usize,
@@ -181,6 +249,8 @@ const REVOKED: u8 = 2;
 /// What a job and those who watch over its lease share.
 struct Ticket {
     order: Order,
+    /// Set before anybody else sees it.
+    slot: AtomicUsize,
     failures: u32,
     state: AtomicU8,
     /// Until when it may be started.
@@ -202,8 +272,12 @@ impl Ticket {
 /// One run of an order, as a job holds it.
 struct Attempt {
     ticket: Arc<Ticket>,
-    operation: CatalogOperation,
     shared: Arc<Shared>,
+}
+
+thread_local! {
+    /// The servings whose orders this thread runs, each inside the one before it, by their addresses.
+    static INSIDE: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Attempt {
@@ -211,12 +285,17 @@ impl Attempt {
         let ticket = &*self.ticket;
         if Tick::from_bits(ticket.lease_ends.load(Ordering::Acquire)) <= Tick::now() {
             if ticket.revoke() {
-                self.shared.forget(ticket.order.id());
+                self.shared.forget(ticket);
             }
         } else if ticket.state.compare_exchange(WAITING, RUNNING, Ordering::AcqRel, Ordering::Acquire).is_ok()
         {
-            let returned = contain(|| (self.operation)(ctx, &ticket.order));
-            self.shared.finish(ticket.order.id(), self.verdict(&returned, ctx));
+            INSIDE.with_borrow_mut(|inside| inside.push(self.shared.address()));
+            let returned = contain(|| match self.shared.catalog.get(ticket.order.operation()) {
+                Some(operation) => operation(ctx, &ticket.order),
+                None => Err(QueueError::unknown_operation(ticket.order.operation()).into()),
+            });
+            let _ = INSIDE.with_borrow_mut(Vec::pop);
+            self.shared.finish(ticket, self.verdict(&returned, ctx));
             return returned.unwrap_or_else(|panic| std::panic::resume_unwind(Box::new(panic)));
         }
         Err("the lease of the order ended before it was started".into())
@@ -266,39 +345,87 @@ impl Drop for Attempt {
             } else {
                 Verdict::Release
             };
-            self.shared.leave(self.ticket.order.id(), verdict);
+            self.shared.leave(&self.ticket, verdict);
         }
     }
 }
 
 impl Shared {
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     /// Leaves a verdict on a job that has returned, and waits while the settler has enough to do.
-    fn finish(&self, id: JobId, verdict: Verdict) {
-        self.leave(id, verdict);
+    fn finish(&self, ticket: &Ticket, verdict: Verdict) {
+        if self.leave(ticket, verdict) <= 2 * BATCH {
+            return;
+        }
         let mut state = self.state.lock();
-        while state.verdicts.len() > BATCH && !state.abandoned {
-            self.changed.wait(&mut state);
+        while state.verdicts.len() > 2 * BATCH && !state.abandoned {
+            self.taken.wait(&mut state);
         }
     }
 
-    fn leave(&self, id: JobId, verdict: Verdict) {
+    /// How many verdicts are left.
+    fn leave(&self, ticket: &Ticket, verdict: Verdict) -> usize {
         let mut state = self.state.lock();
-        state.busy = state.busy.saturating_sub(1);
-        if let Some(held) = state.held.get_mut(&id) {
+        let slot = ticket.slot.load(Ordering::Relaxed);
+        if let Some(Some(held)) = state.held.get_mut(slot) {
             held.done = true;
         }
-        state.verdicts.push_back((id, verdict));
-        self.changed.notify_all();
+        state.verdicts.push((slot, verdict));
+        let left = state.verdicts.len();
+        self.returned(&mut state);
+        if left == 1 || left == BATCH || state.busy == 0 {
+            self.verdicts.notify_one();
+        }
+        left
     }
 
     /// A job that did not start, and whose lease is void.
-    fn forget(&self, id: JobId) {
+    fn forget(&self, ticket: &Ticket) {
         let mut state = self.state.lock();
-        state.busy = state.busy.saturating_sub(1);
-        let held = state.held.remove(&id);
-        self.changed.notify_all();
+        let held = state.let_go(ticket.slot.load(Ordering::Relaxed));
+        self.returned(&mut state);
+        self.verdicts.notify_one();
         drop(state);
         discard("a job", held);
+    }
+
+    fn returned(&self, state: &mut State) {
+        state.busy = state.busy.saturating_sub(1);
+        if state.busy == 0 {
+            self.ended.notify_all();
+        }
+        if state.busy == 0 || self.room(state) == self.enough() {
+            self.room.notify_one();
+        }
+    }
+
+    fn room(&self, state: &State) -> usize {
+        (self.workers + self.options.prefetch).saturating_sub(state.busy)
+    }
+
+    /// For how many orders there must be room before any are fetched. A worker that is free is never kept waiting.
+    fn enough(&self) -> usize {
+        self.options.prefetch / 2 + 1
+    }
+
+    /// Has everybody see that it is time to stop.
+    fn stop(&self) -> Tally {
+        let mut state = self.state.lock();
+        state.stopping = true;
+        self.room.notify_all();
+        self.verdicts.notify_all();
+        state.tally
+    }
+
+    fn abandon(&self) {
+        let mut state = self.state.lock();
+        state.abandoned = true;
+        self.room.notify_all();
+        self.verdicts.notify_all();
+        self.taken.notify_all();
     }
 
     fn fetch(self: &Arc<Self>) {
@@ -307,31 +434,22 @@ impl Shared {
             match flat(contain(|| self.queue.lease(room, self.options.lease, WAIT))) {
                 Ok(leases) => {
                     pause = FIRST_PAUSE;
-                    // From before the call it would be exact; so it is early by the time that the answer took.
-                    let alone: Vec<_> = leases.into_iter().filter_map(|lease| self.take(lease)).collect();
-                    for attempt in alone {
-                        if self.wait_until_idle() {
-                            self.launch(attempt);
-                            self.wait_until_idle();
-                        } else {
-                            // Its drop hands it back, and counts it as returned.
-                            self.state.lock().busy += 1;
-                            drop(attempt);
-                        }
-                    }
+                    self.take(leases);
                 }
                 Err(error) => {
                     log(log::Level::Warn, format_args!("no orders can be fetched: {error}"));
+                    let until = Tick::now().after(pause);
                     let mut state = self.state.lock();
-                    if !state.stopping {
-                        self.changed.wait_for(&mut state, pause);
+                    while let Some(left) = until.since(Tick::now()).filter(|_| !state.stopping) {
+                        self.room.wait_for(&mut state, left);
                     }
                     pause = pause.saturating_mul(2).min(LAST_PAUSE);
                 }
             }
         }
         self.state.lock().fetcher_ended = true;
-        self.changed.notify_all();
+        self.verdicts.notify_all();
+        self.ended.notify_all();
     }
 
     /// How many orders can be taken; `None` when it is time to stop.
@@ -341,11 +459,11 @@ impl Shared {
             if state.stopping {
                 return None;
             }
-            let room = (self.workers + self.options.prefetch).saturating_sub(state.busy);
-            if room > 0 {
+            let room = self.room(&state);
+            if room >= self.enough() {
                 return Some(room);
             }
-            self.changed.wait(&mut state);
+            self.room.wait(&mut state);
         }
     }
 
@@ -353,74 +471,123 @@ impl Shared {
     fn wait_until_idle(&self) -> bool {
         let mut state = self.state.lock();
         while state.busy > 0 && !state.stopping {
-            self.changed.wait(&mut state);
+            self.room.wait(&mut state);
         }
         !state.stopping
     }
 
-    /// Starts what was handed out, or settles it at once. What must run alone is given back.
-    fn take(self: &Arc<Self>, lease: Lease) -> Option<Attempt> {
-        let Lease { order, token, failures, deliveries, cancelled } = lease;
-        let lease_ends = Tick::now().after(self.options.lease);
-        {
-            let mut state = self.state.lock();
-            // Given back a moment ago, and handed out again: the settler is about to let go of its former lease.
-            while state.held.get(&token.id).is_some_and(|held| held.done) {
-                if state.abandoned {
-                    return None;
-                }
-                self.changed.wait(&mut state);
-            }
-            if let Some(held) = state.held.get_mut(&token.id) {
-                // Its lease had lapsed here, and nobody else was as quick.
-                held.token = token;
-                held.lost = false;
-                held.ticket.lease_ends.store(lease_ends.bits(), Ordering::Release);
-                return None;
-            }
-        }
+    /// Starts what was handed out, or settles it at once.
+    fn take(self: &Arc<Self>, leases: Vec<Lease>) {
         let max = self.options.max_deliveries;
-        let ticket = Arc::new(Ticket {
-            order,
-            failures,
-            state: AtomicU8::new(WAITING),
-            lease_ends: AtomicU64::new(lease_ends.bits()),
-            cancelled: AtomicBool::new(cancelled),
-        });
-        let operation = self.catalog.operation(&ticket.order);
-        let verdict = match &operation {
-            _ if cancelled => Some(Verdict::Discard(CANCELLED.to_owned())),
-            _ if ticket.deadline_passed() => Some(Verdict::Dead(DEADLINE.to_owned())),
-            _ if deliveries > max => {
-                let text = format!("poison: handed out {} times without an outcome", deliveries - 1);
-                Some(Verdict::Dead(text))
+        // From before the call that leased them it would be exact; so it is late by the time that the answer took.
+        let now = Tick::now();
+        let lease_ends = now.after(self.options.lease);
+        let (mut to_run, mut alone) = (Vec::with_capacity(leases.len()), Vec::new());
+        for Lease { order, token, failures, deliveries, cancelled } in leases {
+            if deliveries > 1 && self.is_still_run(token, now, lease_ends) {
+                continue;
             }
-            Err(error) => Some(Verdict::Dead(error.to_string())),
-            Ok(_) => None,
-        };
-        let mut state = self.state.lock();
-        let held =
-            Held { ticket: Arc::clone(&ticket), token, handle: None, lost: false, done: verdict.is_some() };
-        state.held.insert(token.id, held);
-        if let Some(verdict) = verdict {
-            state.verdicts.push_back((token.id, verdict));
-            self.changed.notify_all();
-            return None;
+            let ticket = Arc::new(Ticket {
+                order,
+                slot: AtomicUsize::new(0),
+                failures,
+                state: AtomicU8::new(WAITING),
+                lease_ends: AtomicU64::new(lease_ends.bits()),
+                cancelled: AtomicBool::new(cancelled),
+            });
+            let verdict = if cancelled {
+                Verdict::Discard(CANCELLED.to_owned())
+            } else if ticket.deadline_passed() {
+                Verdict::Dead(DEADLINE.to_owned())
+            } else if deliveries > max {
+                Verdict::Dead(format!("poison: handed out {} times without an outcome", deliveries - 1))
+            } else if !self.catalog.contains(ticket.order.operation()) {
+                Verdict::Dead(QueueError::unknown_operation(ticket.order.operation()).to_string())
+            } else if deliveries == max && max > 1 {
+                alone.push((ticket, token));
+                continue;
+            } else {
+                to_run.push((ticket, token));
+                continue;
+            };
+            self.settle_unstarted(ticket, token, verdict);
         }
-        drop(state);
-        let attempt = Attempt { ticket, operation: operation.ok()?, shared: Arc::clone(self) };
-        if deliveries == max && max > 1 {
-            // Until it is launched it is not counted as busy.
-            return Some(attempt);
+        self.launch(to_run);
+        for (ticket, token) in alone {
+            if self.wait_until_idle() {
+                self.launch(vec![(ticket, token)]);
+                self.wait_until_idle();
+            } else {
+                self.settle_unstarted(ticket, token, Verdict::Release);
+            }
         }
-        self.launch(attempt);
-        None
     }
 
-    fn launch(self: &Arc<Self>, attempt: Attempt) {
-        self.state.lock().busy += 1;
-        let ticket = Arc::clone(&attempt.ticket);
-        let mut job = job_of(&ticket.order, move |ctx| attempt.run(ctx));
+    /// Whether it is run here, its lease having lapsed and nobody else having been as quick.
+    fn is_still_run(&self, token: LeaseToken, now: Tick, lease_ends: Tick) -> bool {
+        let mut state = self.state.lock();
+        let own = |held: &&mut Held| held.token.id == token.id && !held.done && !held.is_late(now);
+        let Some(held) = state.held.iter_mut().flatten().find(own) else { return false };
+        held.token = token;
+        held.lost = false;
+        held.ticket.lease_ends.store(lease_ends.bits(), Ordering::Release);
+        true
+    }
+
+    fn settle_unstarted(&self, ticket: Arc<Ticket>, token: LeaseToken, verdict: Verdict) {
+        let mut state = self.state.lock();
+        let slot = state.hold(Held { ticket, token, handle: None, lost: false, done: true });
+        state.verdicts.push((slot, verdict));
+        self.verdicts.notify_one();
+    }
+
+    /// Submits the jobs of these; or hands them back, if it is time to stop.
+    fn launch(self: &Arc<Self>, tickets: Vec<(Arc<Ticket>, LeaseToken)>) {
+        {
+            let mut state = self.state.lock();
+            if !state.stopping {
+                state.busy += tickets.len();
+                for (ticket, token) in &tickets {
+                    let held = Held {
+                        ticket: Arc::clone(ticket),
+                        token: *token,
+                        handle: None,
+                        lost: false,
+                        done: false,
+                    };
+                    let slot = state.hold(held);
+                    ticket.slot.store(slot, Ordering::Relaxed);
+                }
+            } else {
+                drop(state);
+                for (ticket, token) in tickets {
+                    self.settle_unstarted(ticket, token, Verdict::Release);
+                }
+                return;
+            }
+        }
+        let job = |(ticket, _): &(Arc<Ticket>, LeaseToken)| {
+            let attempt = Attempt { ticket: Arc::clone(ticket), shared: Arc::clone(self) };
+            let job = job_of(&ticket.order, move |ctx| attempt.run(ctx));
+            if self.options.timeout == Duration::MAX { job } else { job.with_timeout(self.options.timeout) }
+        };
+        let rest = match self.submitter.try_submit_all(tickets.iter().map(job)) {
+            Ok(handles) => {
+                self.keep(&tickets, handles);
+                return;
+            }
+            Err(refused) => {
+                let accepted = refused.accepted.len();
+                self.keep(&tickets[..accepted], refused.accepted);
+                tickets[accepted..].iter().zip(refused.rest)
+            }
+        };
+        for (ticket, job) in rest {
+            self.launch_one(ticket, job);
+        }
+    }
+
+    fn launch_one(&self, ticket: &(Arc<Ticket>, LeaseToken), mut job: Job) {
         let submitted = loop {
             match self.submitter.submit_timeout(job, FIRST_PAUSE) {
                 Err(SubmitError::Timeout(back)) if !self.state.lock().stopping => job = back,
@@ -428,15 +595,10 @@ impl Shared {
             }
         };
         match submitted {
-            Ok(handle) => {
-                let mut state = self.state.lock();
-                if let Some(held) = state.held.get_mut(&ticket.order.id()) {
-                    held.handle = Some(handle);
-                }
-            }
+            Ok(handle) => self.keep(std::slice::from_ref(ticket), vec![handle]),
             Err(error) => {
                 if matches!(error, SubmitError::ShutDown(_)) {
-                    self.state.lock().stopping = true;
+                    self.stop();
                 }
                 // The drop of the attempt hands the order back.
                 discard("a refused job", error);
@@ -444,51 +606,74 @@ impl Shared {
         }
     }
 
+    /// Keeps the handles of what has been submitted, if it is not settled already.
+    fn keep(&self, tickets: &[(Arc<Ticket>, LeaseToken)], handles: Vec<JobHandle>) {
+        let mut settled = Vec::new();
+        let mut state = self.state.lock();
+        for ((ticket, _), handle) in tickets.iter().zip(handles) {
+            let slot = ticket.slot.load(Ordering::Relaxed);
+            match state.held.get_mut(slot) {
+                Some(Some(held)) if Arc::ptr_eq(&held.ticket, ticket) => held.handle = Some(handle),
+                _ => settled.push(handle),
+            }
+        }
+        drop(state);
+        discard("jobs", settled);
+    }
+
     fn settle(&self) {
         let third = self.options.lease / 3;
         let mut renew_at = Tick::now().after(third);
-        let mut batch: Vec<(JobId, Verdict)> = Vec::new();
+        let mut batch: Vec<(usize, Verdict)> = Vec::new();
         let mut pause = FIRST_PAUSE;
-        let mut retry_at = None;
+        // When a batch that is not full goes, or one that did not go is tried again.
+        let mut send_at = Tick::NEVER;
+        let mut failed = false;
         loop {
             {
                 let mut state = self.state.lock();
                 loop {
-                    if state.abandoned || (state.fetcher_ended && state.held.is_empty()) {
+                    if state.abandoned || (state.fetcher_ended && state.holds_nothing()) {
                         state.settler_ended = true;
-                        self.changed.notify_all();
+                        self.ended.notify_all();
                         return;
                     }
                     let now = Tick::now();
                     if batch.is_empty() && !state.verdicts.is_empty() {
-                        let count = state.verdicts.len().min(BATCH);
-                        batch.extend(state.verdicts.drain(..count));
-                        self.changed.notify_all();
+                        if send_at == Tick::NEVER {
+                            send_at = now.after(LINGER);
+                        }
+                        if state.verdicts.len() >= BATCH
+                            || state.busy == 0
+                            || state.stopping
+                            || send_at <= now
+                        {
+                            std::mem::swap(&mut batch, &mut state.verdicts);
+                            self.taken.notify_all();
+                            send_at = now;
+                        }
                     }
-                    let can_settle = !batch.is_empty() && retry_at.is_none_or(|at| at <= now);
-                    if can_settle || renew_at <= now {
+                    if (!batch.is_empty() && send_at <= now) || renew_at <= now {
                         break;
                     }
-                    let until =
-                        retry_at.filter(|_| !batch.is_empty()).map_or(renew_at, |at| renew_at.min(at));
-                    self.changed.wait_for(&mut state, until.since(now).unwrap_or_default());
+                    self.verdicts.wait_for(&mut state, renew_at.min(send_at).since(now).unwrap_or_default());
                 }
             }
             if renew_at <= Tick::now() {
                 self.renew();
                 renew_at = Tick::now().after(third);
             }
-            if batch.is_empty() || retry_at.is_some_and(|at| Tick::now() < at) {
+            if batch.is_empty() || (failed && Tick::now() < send_at) {
                 continue;
             }
             match self.send(&batch) {
                 Ok(()) => {
                     batch.clear();
-                    (retry_at, pause) = (None, FIRST_PAUSE);
+                    (send_at, pause, failed) = (Tick::NEVER, FIRST_PAUSE, false);
                 }
                 Err(error) => {
                     log(log::Level::Warn, format_args!("{} orders cannot be settled: {error}", batch.len()));
-                    retry_at = Some(Tick::now().after(pause));
+                    (send_at, failed) = (Tick::now().after(pause), true);
                     pause = pause.saturating_mul(2).min(LAST_PAUSE);
                 }
             }
@@ -496,50 +681,55 @@ impl Shared {
     }
 
     /// Settles these, and lets go of them.
-    fn send(&self, batch: &[(JobId, Verdict)]) -> Result<(), QueueError> {
+    fn send(&self, batch: &[(usize, Verdict)]) -> Result<(), QueueError> {
         let settlements: Vec<Settlement> = {
             let state = self.state.lock();
-            let settlement = |(id, verdict): &(JobId, Verdict)| {
-                let held = state.held.get(id).filter(|held| !held.lost)?;
+            let settlement = |(slot, verdict): &(usize, Verdict)| {
+                let held = state.held.get(*slot)?.as_ref().filter(|held| !held.lost)?;
                 Some(Settlement { token: held.token, verdict: verdict.clone() })
             };
             batch.iter().filter_map(settlement).collect()
         };
-        let answers = flat(contain(|| self.queue.settle(settlements.clone())))?;
-        let settled: HashMap<JobId, bool> =
-            settlements.iter().map(|settlement| settlement.token.id).zip(answers).collect();
-        let mut gone = Vec::with_capacity(batch.len());
+        let tokens: Vec<LeaseToken> = settlements.iter().map(|settlement| settlement.token).collect();
+        let answers = flat(contain(|| self.queue.settle(settlements)))?;
+        // In the sequence of the batch, and without what was lost before.
+        let mut settled = tokens.into_iter().zip(answers).peekable();
+        let (mut gone, mut lost) = (Vec::with_capacity(batch.len()), Vec::new());
         let mut state = self.state.lock();
-        for (id, verdict) in batch {
-            gone.extend(state.held.remove(id));
-            if !settled.get(id).copied().unwrap_or(false) {
-                log(
-                    log::Level::Warn,
-                    format_args!("the lease of order {id} was lost; what came of it does not count"),
-                );
-                continue;
-            }
+        for (slot, verdict) in batch {
+            let Some(held) = state.let_go(*slot) else { continue };
+            let answer = settled.next_if(|(token, _)| *token == held.token);
             let tally = &mut state.tally;
             match verdict {
+                _ if !answer.is_some_and(|(_, settled)| settled) => lost.push(held.token.id),
                 Verdict::Complete(_) => tally.completed += 1,
                 Verdict::Retry { .. } | Verdict::Dead(_) => tally.failed += 1,
                 Verdict::Discard(_) => tally.cancelled += 1,
                 Verdict::Release => tally.handed_back += 1,
             }
+            gone.push(held);
         }
-        self.changed.notify_all();
+        if state.stopping {
+            self.ended.notify_all();
+        }
         drop(state);
-        discard("a job", gone);
+        discard("jobs", gone);
+        for id in lost {
+            let text = format_args!("the lease of order {id} was lost; what came of it does not count");
+            log(log::Level::Warn, text);
+        }
         Ok(())
     }
 
     fn renew(&self) {
         let now = Tick::now();
-        let tokens: Vec<LeaseToken> = {
+        let (slots, tokens): (Vec<usize>, Vec<LeaseToken>) = {
             let state = self.state.lock();
-            // One that hangs past its deadline is not kept alive for ever.
-            let in_time = |held: &&Held| held.handle.as_ref().is_none_or(|handle| now < handle.task.deadline);
-            state.held.values().filter(|held| !held.lost).filter(in_time).map(|held| held.token).collect()
+            let held = state.held.iter().enumerate();
+            let held = held.filter_map(|(slot, held)| Some((slot, held.as_ref()?)));
+            held.filter(|(_, held)| !held.lost && !held.is_late(now))
+                .map(|(slot, held)| (slot, held.token))
+                .unzip()
         };
         if tokens.is_empty() {
             return;
@@ -553,10 +743,11 @@ impl Shared {
         };
         let mut to_cancel = Vec::new();
         let mut state = self.state.lock();
-        for (token, renewal) in tokens.iter().zip(renewals) {
-            let Some(held) = state.held.get_mut(&token.id).filter(|held| held.token == *token) else {
+        for ((slot, token), renewal) in slots.into_iter().zip(&tokens).zip(renewals) {
+            let Some(Some(held)) = state.held.get_mut(slot) else { continue };
+            if held.token != *token {
                 continue;
-            };
+            }
             let why = match renewal {
                 Renewal::Lost => {
                     held.lost = true;
@@ -592,11 +783,11 @@ impl Shared {
                 return true;
             }
             if until == Tick::NEVER {
-                self.changed.wait(&mut state);
+                self.ended.wait(&mut state);
                 continue;
             }
             let Some(left) = until.since(Tick::now()) else { return false };
-            self.changed.wait_for(&mut state, left);
+            self.ended.wait_for(&mut state, left);
         }
     }
 }
@@ -616,22 +807,26 @@ impl Serving {
     /// Nothing more is fetched, and what has not started goes back to the queue. What runs is waited for, or cancelled, as `how`
     /// says; a cancelled order goes back to the queue as well. What does not return in time is reported as stuck: its lease lapses,
     /// and another process takes the order. The queue gets what is finished before this returns, unless it does not answer in
-    /// time. Must not be called from inside an order that it serves: it would wait for itself.
+    /// time.
+    ///
+    /// Called from inside an order that it serves, it does not wait, as it would wait for itself: the report is of what has
+    /// ended by then, the rest is reported as stuck, and what comes of that is settled when it returns.
     #[track_caller]
     pub fn stop(mut self, how: Shutdown) -> ShutdownReport {
         self.end(how, Some(Location::caller()))
     }
 
-    fn end(&mut self, how: Shutdown, caller: Option<&'static Location<'static>>) -> ShutdownReport {
+    fn end(&mut self, how: Shutdown, caller: Caller) -> ShutdownReport {
         let Some(fetcher) = self.fetcher.take() else { return ShutdownReport::default() };
         let shared = Arc::clone(&self.shared);
         let limit = Tick::now().after(how.limit());
-        let before = {
-            let mut state = shared.state.lock();
-            state.stopping = true;
-            shared.changed.notify_all();
-            state.tally
-        };
+        let before = shared.stop();
+        if INSIDE.with_borrow(|inside| inside.contains(&shared.address())) {
+            let _ = contain(|| shared.queue.wake());
+            self.settler = None;
+            self.take_back(!how.cancels(), caller);
+            return self.report(before);
+        }
         // It may be about to wait for orders: it is woken until it has seen the stop.
         let ended = loop {
             let _ = contain(|| shared.queue.wake());
@@ -646,53 +841,58 @@ impl Serving {
         if ended {
             let _ = fetcher.join();
         }
-        // What waits is taken back here: its job may be in somebody's hands, and cancelling it would not drop it.
-        let cancel = |unstarted_only: bool| {
-            let held: Vec<(Arc<Ticket>, Option<JobHandle>)> = {
-                let state = shared.state.lock();
-                state.held.values().map(|held| (Arc::clone(&held.ticket), held.handle.clone())).collect()
-            };
-            for (ticket, handle) in held {
-                let revoked = handle.is_some() && ticket.revoke();
-                if revoked {
-                    shared.leave(ticket.order.id(), Verdict::Release);
-                }
-                if let Some(handle) = handle.filter(|_| revoked || !unstarted_only) {
-                    let cause = cause_of("the serving is stopped");
-                    handle.cancel_for(Cancel::at(Origin::Shutdown, Some(cause), caller));
-                }
-            }
-        };
-        cancel(!how.cancels());
+        self.take_back(!how.cancels(), caller);
         if !shared.wait_until(limit, |state| state.busy == 0) {
-            cancel(false);
+            self.take_back(false, caller);
             shared.wait_until(Tick::now().after(GRACE), |state| state.busy == 0);
         }
-        let running: Vec<JobId> = {
-            let state = shared.state.lock();
-            let finished = |id: &JobId| state.verdicts.iter().any(|(done, _)| done == id);
-            let held = state.held.iter().filter(|(id, held)| held.handle.is_some() && !finished(id));
-            held.filter(|(_, held)| held.handle.as_ref().is_some_and(|handle| !handle.is_finished()))
-                .map(|(id, _)| *id)
-                .collect()
-        };
         let is_busy = shared.state.lock().busy > 0;
-        let stuck = if is_busy { self.workers_in(&running) } else { Vec::new() };
         let by = if is_busy { Tick::now().after(GRACE) } else { limit.max(Tick::now().after(GRACE)) };
-        shared.wait_until(by, |state| state.settler_ended || (is_busy && state.verdicts.is_empty()));
-        shared.state.lock().abandoned = true;
-        shared.changed.notify_all();
-        let settled = shared.wait_until(Tick::now().after(GRACE), |state| state.settler_ended);
-        let tally = shared.state.lock().tally;
-        if let Some(settler) = self.settler.take().filter(|_| settled) {
-            let _ = settler.join();
+        let done = |held: &Held| !held.done;
+        shared.wait_until(by, |state| state.settler_ended || (is_busy && state.all_held().all(done)));
+        let mut report = self.report(before);
+        shared.abandon();
+        if shared.wait_until(Tick::now().after(GRACE), |state| state.settler_ended) {
+            if let Some(settler) = self.settler.take() {
+                let _ = settler.join();
+            }
         }
+        let stuck = std::mem::take(&mut report.stuck);
+        ShutdownReport { stuck, ..self.report(before) }
+    }
+
+    /// Hands back what waits, and cancels what runs, unless it is for the unstarted only. What waits is taken back here: its job
+    /// may be in somebody's hands, and cancelling it would not drop it.
+    fn take_back(&self, unstarted_only: bool, caller: Caller) {
+        let held: Vec<(Arc<Ticket>, Option<JobHandle>)> = {
+            let state = self.shared.state.lock();
+            state.all_held().map(|held| (Arc::clone(&held.ticket), held.handle.clone())).collect()
+        };
+        for (ticket, handle) in held {
+            let revoked = handle.is_some() && ticket.revoke();
+            if revoked {
+                self.shared.leave(&ticket, Verdict::Release);
+            }
+            if let Some(handle) = handle.filter(|_| revoked || !unstarted_only) {
+                let cause = cause_of("the serving is stopped");
+                handle.cancel_for(Cancel::at(Origin::Shutdown, Some(cause), caller));
+            }
+        }
+    }
+
+    /// What has been settled since the tally was this, and what has not returned.
+    fn report(&self, before: Tally) -> ShutdownReport {
+        let (tally, running): (Tally, Vec<JobId>) = {
+            let state = self.shared.state.lock();
+            let running = state.all_held().filter(|held| !held.done && held.handle.is_some());
+            (state.tally, running.map(|held| held.token.id).collect())
+        };
         ShutdownReport {
             completed: tally.completed - before.completed,
             failed: tally.failed - before.failed,
             cancelled: tally.cancelled - before.cancelled,
             handed_back: tally.handed_back - before.handed_back,
-            stuck,
+            stuck: if running.is_empty() { Vec::new() } else { self.workers_in(&running) },
             ..ShutdownReport::default()
         }
     }
@@ -755,7 +955,10 @@ impl Delegator {
             submitter: self.submitter(),
             workers: workers.len(),
             state: Mutex::default(),
-            changed: Condvar::new(),
+            room: Condvar::new(),
+            verdicts: Condvar::new(),
+            taken: Condvar::new(),
+            ended: Condvar::new(),
         });
         let mut serving = Serving { shared, fetcher: None, settler: None };
         let shared = Arc::clone(&serving.shared);
@@ -766,8 +969,7 @@ impl Delegator {
         match builder.spawn(move || shared.fetch()) {
             Ok(fetcher) => serving.fetcher = Some(fetcher),
             Err(error) => {
-                serving.shared.state.lock().abandoned = true;
-                serving.shared.changed.notify_all();
+                serving.shared.abandon();
                 return Err(error);
             }
         }

@@ -211,7 +211,7 @@ impl RedisQueue {
             let place =
                 entry.split_once('-').and_then(|(ms, seq)| Some((ms.parse().ok()?, seq.parse().ok()?)));
             let (Ok(id), Some(place)) = (text(&id).parse(), place) else { return Err(server.mixed_up()) };
-            let fence = count.cast_unsigned() << 2 | rank.cast_unsigned();
+            let fence = (count as u64) << 2 | rank as u64;
             let token = LeaseToken { id, place, fence };
             let small = |number| u32::try_from(number).unwrap_or(u32::MAX);
             match Order::from_bytes(&body) {
@@ -270,7 +270,7 @@ impl RedisQueue {
         let found = list(self.ask(server.script(&server.scripts.find).arg(id.to_string()))?);
         Ok(match <[Value; 3]>::try_from(found) {
             Ok([now, entry, Value::BulkString(body)]) => {
-                Some((number(&now).cast_unsigned(), text(&entry), body))
+                Some((number(&now) as u64, text(&entry), body))
             }
             _ => None,
         })
