@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::delegator::{Delegator, Manual, Plan};
 use crate::engine::Settings;
 use crate::registry::Retention;
+use crate::retry::RetryBudget;
 use crate::sync::Arc;
 use crate::worker::Hook;
 
@@ -37,6 +38,7 @@ pub struct Builder {
     default_timeout: Option<Duration>,
     latencies: bool,
     refuse_hopeless: bool,
+    retry_budget: RetryBudget,
     thread_name: String,
     stack_size: Option<usize>,
     on_worker_start: Option<Hook>,
@@ -65,6 +67,7 @@ impl Delegator {
             default_timeout: None,
             latencies: false,
             refuse_hopeless: false,
+            retry_budget: RetryBudget::default(),
             thread_name: "workpath".to_owned(),
             stack_size: None,
             on_worker_start: None,
@@ -182,6 +185,25 @@ impl Builder {
         self
     }
 
+    /// Limits how often jobs are tried again, whatever their own policies say: a fifth of a retry per job and ten a second,
+    /// unless told otherwise.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::{Delegator, GaveUp, Job, Retry, RetryBudget};
+    ///
+    /// let delegator = Delegator::builder().workers(1).retry_budget(RetryBudget::new(0.0, 0)).build()?;
+    /// let job = Job::new("broken", |_| Err("no".into())).with_retry(Retry::fixed(Duration::ZERO));
+    /// assert_eq!(delegator.submit(job)?.wait().gave_up(), Some(GaveUp::Budget));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn retry_budget(mut self, budget: RetryBudget) -> Builder {
+        self.retry_budget = budget;
+        self
+    }
+
     /// What the threads are called: `NAME-0`, `NAME-1`, ... and `NAME-d` for the delegator's own. Linux shows the first 15
     /// bytes. A NUL byte in it is an error of [`build`](Builder::build).
     ///
@@ -284,8 +306,7 @@ impl Builder {
     }
 
     fn plan(self) -> Result<Plan, BuildError> {
-        let Builder { workers, queue_capacity, retention, default_timeout, latencies, thread_name, .. } =
-            self;
+        let Builder { workers, queue_capacity, retention, default_timeout, thread_name, .. } = self;
         let workers = workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get));
         if workers == 0 {
             return Err(BuildError(Kind::NoWorkers));
@@ -303,7 +324,12 @@ impl Builder {
             workers,
             queue_capacity,
             retention,
-            settings: Settings { default_timeout, latencies, refuse_hopeless: self.refuse_hopeless },
+            settings: Settings {
+                default_timeout,
+                latencies: self.latencies,
+                refuse_hopeless: self.refuse_hopeless,
+                retry_budget: self.retry_budget,
+            },
             thread_name,
             stack_size: self.stack_size,
             on_worker_start: self.on_worker_start,
@@ -333,6 +359,7 @@ impl fmt::Debug for Builder {
             default_timeout,
             latencies,
             refuse_hopeless,
+            retry_budget,
             thread_name,
             stack_size,
             on_worker_start,
@@ -345,6 +372,7 @@ impl fmt::Debug for Builder {
             .field("default_timeout", default_timeout)
             .field("latencies", latencies)
             .field("refuse_hopeless", refuse_hopeless)
+            .field("retry_budget", retry_budget)
             .field("thread_name", thread_name)
             .field("stack_size", stack_size)
             .field("on_worker_start", &on_worker_start.as_ref().map(|_| "<function>"))
