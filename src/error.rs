@@ -67,7 +67,7 @@ enum Repr {
     /// Not to be tried again.
     Permanent(BoxError),
     /// To be tried again after this time.
-    RetryAfter(Duration, Option<Error>),
+    RetryAfter(Box<(Duration, Option<Error>)>),
     Panicked(Box<str>),
     Cancelled(Cancelled),
     /// With the deadline.
@@ -133,7 +133,7 @@ impl Error {
     /// # Ok::<(), workpath::SubmitError>(())
     /// ```
     pub fn retry_after(delay: Duration) -> Error {
-        Error(Arc::new(Repr::RetryAfter(delay, None)))
+        Error(Arc::new(Repr::RetryAfter(Box::new((delay, None)))))
     }
 
     /// The same delay as this error of [`retry_after`](Error::retry_after), with another error as its reason. Any other error
@@ -153,7 +153,7 @@ impl Error {
     pub fn because(self, reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
         let reason = Error::new(reason);
         match self.retry_delay() {
-            Some(delay) => Error(Arc::new(Repr::RetryAfter(delay, Some(reason)))),
+            Some(delay) => Error(Arc::new(Repr::RetryAfter(Box::new((delay, Some(reason)))))),
             None => reason,
         }
     }
@@ -185,8 +185,8 @@ impl Error {
     /// assert_eq!(error.to_string(), "to be tried again in 2s");
     /// ```
     pub fn retry_delay(&self) -> Option<Duration> {
-        match *self.0 {
-            Repr::RetryAfter(delay, _) => Some(delay),
+        match &*self.0 {
+            Repr::RetryAfter(after) => Some(after.0),
             _ => None,
         }
     }
@@ -226,10 +226,10 @@ impl Error {
     /// ```
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
-            Repr::Operation(_) | Repr::RetryAfter(_, None) => ErrorKind::Operation,
+            Repr::Operation(_) => ErrorKind::Operation,
             // Another error of this crate keeps its kind.
             Repr::Permanent(error) => error.downcast_ref::<Error>().map_or(ErrorKind::Operation, Error::kind),
-            Repr::RetryAfter(_, Some(reason)) => reason.kind(),
+            Repr::RetryAfter(after) => after.1.as_ref().map_or(ErrorKind::Operation, Error::kind),
             Repr::Panicked(_) => ErrorKind::Panicked,
             Repr::Cancelled(_) => ErrorKind::Cancelled,
             Repr::DeadlineExceeded(_) => ErrorKind::DeadlineExceeded,
@@ -302,7 +302,7 @@ impl Error {
                 Some(error) => error.get_ref(),
                 None => Some(&**error),
             },
-            Repr::RetryAfter(_, reason) => reason.as_ref()?.get_ref(),
+            Repr::RetryAfter(after) => after.1.as_ref()?.get_ref(),
             Repr::Cancelled(cancelled) => cancelled.cancel.cause.as_ref().map(|cause| &**cause as _),
             Repr::Panicked(_) | Repr::DeadlineExceeded(_) => None,
             Repr::At(at) => at.0.get_ref(),
@@ -332,7 +332,7 @@ impl Error {
             Repr::Cancelled(cancelled) => Some(cancelled.why()),
             Repr::DeadlineExceeded(deadline) => Some(Provenance::deadline(*deadline)),
             Repr::Permanent(error) => error.downcast_ref::<Error>()?.why(),
-            Repr::RetryAfter(_, reason) => reason.as_ref()?.why(),
+            Repr::RetryAfter(after) => after.1.as_ref()?.why(),
             Repr::Operation(_) | Repr::Panicked(_) => None,
             Repr::At(at) => at.0.why(),
         }
@@ -393,8 +393,10 @@ impl Error {
     fn write_plain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.0 {
             Repr::Operation(error) | Repr::Permanent(error) => fmt::Display::fmt(error, f),
-            Repr::RetryAfter(_, Some(reason)) => fmt::Display::fmt(reason, f),
-            Repr::RetryAfter(delay, None) => write!(f, "to be tried again in {delay:?}"),
+            Repr::RetryAfter(after) => match &**after {
+                (_, Some(reason)) => fmt::Display::fmt(reason, f),
+                (delay, None) => write!(f, "to be tried again in {delay:?}"),
+            },
             Repr::Panicked(message) => write!(f, "panicked: {message}"),
             Repr::Cancelled(cancelled) => match &cancelled.cancel.cause {
                 None => f.write_str("cancelled"),
@@ -443,9 +445,7 @@ impl fmt::Debug for Error {
         match &*self.0 {
             Repr::Operation(error) => f.debug_tuple("Operation").field(error).finish(),
             Repr::Permanent(error) => f.debug_tuple("Permanent").field(error).finish(),
-            Repr::RetryAfter(delay, reason) => {
-                f.debug_tuple("RetryAfter").field(delay).field(reason).finish()
-            }
+            Repr::RetryAfter(after) => f.debug_tuple("RetryAfter").field(&after.0).field(&after.1).finish(),
             Repr::Panicked(message) => f.debug_tuple("Panicked").field(message).finish(),
             Repr::Cancelled(cancelled) => {
                 let why = format_args!("{}", cancelled.why());
