@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::delegator::{Delegator, Manual, Plan};
 use crate::engine::Settings;
 use crate::registry::Retention;
+use crate::retry::RetryBudget;
 use crate::sync::Arc;
 use crate::worker::Hook;
 
@@ -39,6 +40,7 @@ pub struct Builder {
     refuse_hopeless: bool,
     latency_names: usize,
     key_limit: usize,
+    retry_budget: RetryBudget,
     thread_name: String,
     stack_size: Option<usize>,
     on_worker_start: Option<Hook>,
@@ -69,6 +71,7 @@ impl Delegator {
             refuse_hopeless: false,
             latency_names: 0,
             key_limit: 1,
+            retry_budget: RetryBudget::default(),
             thread_name: "workpath".to_owned(),
             stack_size: None,
             on_worker_start: None,
@@ -229,6 +232,25 @@ impl Builder {
         self
     }
 
+    /// Limits how often jobs are tried again, whatever their own policies say: a fifth of a retry per job and ten a second,
+    /// unless told otherwise.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::{Delegator, GaveUp, Job, Retry, RetryBudget};
+    ///
+    /// let delegator = Delegator::builder().workers(1).retry_budget(RetryBudget::new(0.0, 0)).build()?;
+    /// let job = Job::new("broken", |_| Err("no".into())).with_retry(Retry::fixed(Duration::ZERO));
+    /// assert_eq!(delegator.submit(job)?.wait().gave_up(), Some(GaveUp::Budget));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn retry_budget(mut self, budget: RetryBudget) -> Builder {
+        self.retry_budget = budget;
+        self
+    }
+
     /// What the threads are called: `NAME-0`, `NAME-1`, ... and `NAME-d` for the delegator's own. Linux shows the first 15
     /// bytes. A NUL byte in it is an error of [`build`](Builder::build).
     ///
@@ -355,6 +377,7 @@ impl Builder {
                 latencies,
                 refuse_hopeless: self.refuse_hopeless,
                 key_limit: self.key_limit,
+                retry_budget: self.retry_budget,
             },
             thread_name,
             stack_size: self.stack_size,
@@ -387,6 +410,7 @@ impl fmt::Debug for Builder {
             refuse_hopeless,
             latency_names,
             key_limit,
+            retry_budget,
             thread_name,
             stack_size,
             on_worker_start,
@@ -401,6 +425,7 @@ impl fmt::Debug for Builder {
             .field("refuse_hopeless", refuse_hopeless)
             .field("latency_names", latency_names)
             .field("key_limit", key_limit)
+            .field("retry_budget", retry_budget)
             .field("thread_name", thread_name)
             .field("stack_size", stack_size)
             .field("on_worker_start", &on_worker_start.as_ref().map(|_| "<function>"))

@@ -207,8 +207,22 @@ impl WallOffset {
     }
 }
 
+/// What the wall clock says now, in nanoseconds since 1970.
+pub(crate) fn wall_now() -> u64 {
+    if is_virtual() {
+        let now = Tick::now();
+        return WallOffset::current(now).unix_nanos(now);
+    }
+    unix_nanos(SystemTime::now())
+}
+
+/// Sets the wall clock of a thread where time is virtual.
+pub(crate) fn set_virtual_wall(wall: SystemTime) {
+    VIRTUAL.with(|time| time.wall.set(unix_nanos(wall).wrapping_sub(time.now.get())));
+}
+
 /// A wall clock set to before 1970 counts as 1970.
-fn unix_nanos(time: SystemTime) -> u64 {
+pub(crate) fn unix_nanos(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

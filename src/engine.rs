@@ -2,10 +2,10 @@
 
 use std::cell::RefCell;
 
-use crate::agenda::Agenda;
+use crate::agenda::{Agenda, until_look};
 use crate::alarm::Alarm;
 use crate::callers::Callers;
-use crate::clock::Tick;
+use crate::clock::{self, Tick};
 use crate::context::{End, Scope};
 use crate::directive::Directive;
 use crate::driver;
@@ -23,6 +23,7 @@ use crate::provenance::{Cancel, Cancelled, Origin};
 use crate::queue::{Phase, Queue};
 use crate::record::JobRecord;
 use crate::registry::{Evicted, Registry};
+use crate::retry::{Retries, RetryBudget};
 use crate::sync::channel::Sender;
 use crate::sync::{
     Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering, Padded, Weak, thread_local,
@@ -31,6 +32,9 @@ use crate::task::{Captures, Task};
 
 /// How many cells travel from a worker to a submitter at a time.
 pub(crate) const BATCH: usize = 32;
+
+/// How many jobs are released under one lock of the agenda.
+const RELEASED: usize = 256;
 
 /// How long a job that is due waits before it looks for room in the queue again.
 const FULL: std::time::Duration = std::time::Duration::from_millis(1);
@@ -56,6 +60,7 @@ pub(crate) struct Engine {
     pub(crate) latencies: Recorders,
     /// If jobs that would start too late are to be refused.
     pub(crate) pace: Option<Pace>,
+    pub(crate) retries: Retries,
     pub(crate) default_timeout: Option<std::time::Duration>,
     /// Jobs that a shutdown hands back.
     pub(crate) unstarted: Mutex<Vec<Job>>,
@@ -73,6 +78,7 @@ pub(crate) struct Settings {
     pub(crate) refuse_hopeless: bool,
     /// How many jobs with one key may run at a time.
     pub(crate) key_limit: usize,
+    pub(crate) retry_budget: RetryBudget,
 }
 
 /// A worker as others see it.
@@ -141,7 +147,7 @@ impl Engine {
         admin: Sender<Directive>,
         settings: Settings,
     ) -> Arc<Engine> {
-        let Settings { default_timeout, latencies, refuse_hopeless, key_limit } = settings;
+        let Settings { default_timeout, latencies, refuse_hopeless, key_limit, retry_budget } = settings;
         let scope = Scope::new(None, None);
         let slots: Box<[_]> = thread_names.map(|name| Arc::new(Slot::new(name, &scope))).collect();
         Arc::new_cyclic(|weak: &Weak<Engine>| {
@@ -162,6 +168,7 @@ impl Engine {
                 key_limit,
                 events: Events::default(),
                 latencies: Recorders::new(latencies),
+                retries: Retries::new(retry_budget, Tick::now()),
                 default_timeout,
                 unstarted: Mutex::default(),
                 cells: Cells::new(cells),
@@ -172,6 +179,10 @@ impl Engine {
 
     /// Gives a job that was taken out of a stopped delegator back to whoever shuts it down, from there.
     pub(crate) fn hand_back(&self, task: &Arc<Task>, captures: Captures, caller: Caller) {
+        if let Some(tick) = captures.tick() {
+            tick.series.stop();
+            return discard("a periodic job", captures);
+        }
         let end =
             Scope::end(&self.scope).unwrap_or_else(|| End::Cancel(Cancelled::now(ShutDown::cancel(caller))));
         self.unstarted.lock().push(task.rebuild(captures));
@@ -210,54 +221,92 @@ impl Engine {
 
     /// What the delegator thread does when the alarm goes off; sets it again for what is still to come.
     pub(crate) fn look_around(&self, now: Tick) {
-        let mut listened = Vec::new();
-        let mut agenda = self.agenda.lock();
-        // Under the lock: who has closed the queue, and then takes this lock, finds nothing pushed afterwards.
-        if self.queue.phase() != Phase::Open {
-            return;
-        }
-        while let Some(place) = agenda.first().filter(|(tick, _)| *tick <= now) {
-            let Some(task) = agenda.remove(place) else { break };
-            let (released, listening) = task.release();
-            if released {
-                self.registry.begin_submission();
+        loop {
+            let mut listened = Vec::new();
+            let mut agenda = self.agenda.lock();
+            // Under the lock: who has closed the queue, and then takes this lock, finds nothing pushed afterwards.
+            if self.queue.phase() != Phase::Open {
+                return;
             }
-            listened.extend(listening);
-            // One that has ended goes the same way: a worker drops what is left of it.
-            agenda.await_room(task);
+            let wall_now = agenda.wall_now();
+            let mut released = 0;
+            while released < RELEASED {
+                let Some(task) = agenda.pop_due(now, wall_now) else { break };
+                let (counts, listening) = task.release();
+                if counts {
+                    self.registry.begin_submission();
+                }
+                listened.extend(listening);
+                // One that has ended goes the same way: a worker drops what is left of it.
+                agenda.await_room(task);
+                released += 1;
+            }
+            while released < RELEASED {
+                let Some(tick) = agenda.pop_due_tick(now) else { break };
+                agenda.await_room(Arc::new(Task::new(Job::of_tick(tick), false, Weak::clone(&self.weak))));
+                released += 1;
+            }
+            // So that none is dropped under the lock.
+            let mut pushed = Vec::new();
+            agenda.fill_room(|level, task| {
+                pushed.extend(level.is_keyed().then(|| Arc::clone(&task)));
+                self.push_at(level, task, None, false)
+            });
+            let next = agenda.next_due(now, wall_now);
+            let next = if agenda.awaits_room() { now.after(FULL).min(next) } else { next };
+            drop(agenda);
+            drop(listened);
+            pushed.into_iter().for_each(|task| discard("a job with a key", task));
+            // So that others get at the agenda in between.
+            if released < RELEASED {
+                return self.alarm.set(next);
+            }
         }
-        // So that none is dropped under the lock.
-        let mut pushed = Vec::new();
-        agenda.fill_room(|level, task| {
-            pushed.extend(level.is_keyed().then(|| Arc::clone(&task)));
-            self.push_at(level, task, None, false)
-        });
-        let next = if agenda.awaits_room() {
-            now.after(FULL)
-        } else {
-            agenda.first().map_or(Tick::NEVER, |(tick, _)| tick)
-        };
-        drop(agenda);
-        drop(listened);
-        pushed.into_iter().for_each(|task| discard("a job with a key", task));
-        self.alarm.set(next);
     }
 
     /// Puts a job in the agenda; `false` if nothing is scheduled any more.
-    pub(crate) fn schedule(&self, task: &Arc<Task>, due: Tick) -> bool {
+    pub(crate) fn schedule(&self, task: &Arc<Task>, due: Tick, wall: Option<u64>) -> bool {
         let mut agenda = self.agenda.lock();
         if agenda.is_closed() {
             return false;
         }
         // At its deadline it goes to the workers as well, to be ended.
-        let place = (due.min(task.deadline), agenda.number());
+        let due = if wall.is_some() { task.deadline } else { due.min(task.deadline) };
+        let place = agenda.place(due, wall);
         task.schedule(place);
         agenda.insert(place, Arc::clone(task));
         self.registry.accept_submission();
         drop(agenda);
         task.listen_while_scheduled();
-        self.alarm.set(place.0);
+        let look = wall.map(|wall| Tick::now().after(until_look(wall, clock::wall_now())));
+        self.alarm.set(look.unwrap_or(Tick::NEVER).min(due));
         true
+    }
+
+    /// Puts a job that a worker has run back in the agenda, unless nothing is scheduled any more. Called
+    /// under the lock of the worker's slot: who looks for it finds it running or waiting.
+    pub(crate) fn schedule_again(
+        &self,
+        task: &Arc<Task>,
+        captures: Captures,
+        due: Tick,
+    ) -> Result<(), Captures> {
+        let mut agenda = self.agenda.lock();
+        if agenda.is_closed() {
+            return Err(captures);
+        }
+        let place = agenda.place(due, None);
+        task.put_back(captures, place);
+        agenda.insert(place, Arc::clone(task));
+        Ok(())
+    }
+
+    /// What is left to do once a job is back in the agenda.
+    pub(crate) fn confirm_again(&self, task: &Arc<Task>, due: Tick) {
+        // It is begun once more when it is due.
+        self.registry.refuse_submission();
+        task.listen_while_it_waits();
+        self.alarm.set(due);
     }
 
     /// What is left for workers that leave: the queue, and what was due and found no room in it.
@@ -364,11 +413,15 @@ impl Engine {
     /// Hands back what is scheduled, and with `all` what is due and found no room. The queue is closed.
     pub(crate) fn close_agenda(&self, all: bool, caller: Caller) {
         let mut agenda = self.agenda.lock();
-        let mut tasks: Vec<_> = agenda.close().into_values().collect();
+        let (mut tasks, ticks) = agenda.close();
         if all {
             tasks.extend(std::iter::from_fn(|| agenda.pop_waiting()).map(|(_, task)| task));
         }
         drop(agenda);
+        for tick in ticks.into_values() {
+            tick.series.stop();
+            discard("a periodic job", tick);
+        }
         for task in tasks {
             // A job whose context is done ends for that reason.
             task.look();
@@ -454,6 +507,7 @@ impl Engine {
         };
         match scope {
             Some(scope) => {
+                let scope = Scope::of_all_attempts(scope);
                 scope.cancel(cancel);
                 discard("the context of a finished job", scope);
                 true

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::time::Duration;
 
 use crate::clock::Tick;
 use crate::notes::{Scene, Span};
@@ -63,6 +64,10 @@ pub struct Error(Arc<Repr>);
 
 enum Repr {
     Operation(BoxError),
+    /// Not to be tried again.
+    Permanent(BoxError),
+    /// To be tried again after this time.
+    RetryAfter(Box<(Duration, Option<Error>)>),
     Panicked(Box<str>),
     Cancelled(Cancelled),
     /// With the deadline.
@@ -87,6 +92,102 @@ impl Error {
         match error.into().downcast::<Error>() {
             Ok(error) => *error,
             Err(error) => Error(Arc::new(Repr::Operation(error))),
+        }
+    }
+
+    /// An error that another attempt would not change: the job ends with it, whatever its [`Retry`](crate::Retry) says. In all
+    /// else it is what [`new`](Error::new) makes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::{Delegator, Error, GaveUp, Job, Retry};
+    ///
+    /// let delegator = Delegator::builder().workers(1).build()?;
+    /// let job = Job::new("fetch", |_| Err(Error::permanent("404 Not Found")));
+    /// let record = delegator.submit(job.with_retry(Retry::fixed(Duration::from_secs(1))))?.wait();
+    /// assert_eq!((record.attempts(), record.gave_up()), (1, Some(GaveUp::Permanent)));
+    /// assert_eq!(record.error().map(|error| error.to_string()).as_deref(), Some("404 Not Found"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn permanent(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
+        Error(Arc::new(Repr::Permanent(error.into())))
+    }
+
+    /// An error after which the job is to be tried again in this time, no sooner and no later: what services answer when
+    /// they have too much to do. It counts instead of the delay of the job's [`Retry`](crate::Retry), which still limits the
+    /// number of attempts; a job without one fails. [`because`](Error::because) gives it a text of its own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::{Delegator, Error, Job, Retry};
+    ///
+    /// let delegator = Delegator::manual();
+    /// let busy = Job::new("fetch", |_| Err(Error::retry_after(Duration::from_secs(30))));
+    /// let retry = Retry::fixed(Duration::from_secs(1)).max_attempts(2);
+    /// let record = delegator.submit(busy.with_retry(retry))?.wait();
+    /// assert_eq!(record.round_trip_time(), Duration::from_secs(30));
+    /// # Ok::<(), workpath::SubmitError>(())
+    /// ```
+    pub fn retry_after(delay: Duration) -> Error {
+        Error(Arc::new(Repr::RetryAfter(Box::new((delay, None)))))
+    }
+
+    /// The same delay as this error of [`retry_after`](Error::retry_after), with another error as its reason. Any other error
+    /// is replaced by the reason.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::Error;
+    ///
+    /// let error = Error::retry_after(Duration::from_secs(30)).because("503 Service Unavailable");
+    /// assert_eq!(error.to_string(), "503 Service Unavailable");
+    /// assert_eq!(error.retry_delay(), Some(Duration::from_secs(30)));
+    /// ```
+    #[must_use = "this is the error"]
+    pub fn because(self, reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
+        let reason = Error::new(reason);
+        match self.retry_delay() {
+            Some(delay) => Error(Arc::new(Repr::RetryAfter(Box::new((delay, Some(reason)))))),
+            None => reason,
+        }
+    }
+
+    /// Whether it was made by [`permanent`](Error::permanent).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use workpath::Error;
+    ///
+    /// assert!(Error::permanent("no such user").is_permanent());
+    /// assert!(!Error::new("no such user").is_permanent());
+    /// ```
+    pub fn is_permanent(&self) -> bool {
+        matches!(*self.0, Repr::Permanent(_))
+    }
+
+    /// The time given to [`retry_after`](Error::retry_after).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::Error;
+    ///
+    /// let error = Error::retry_after(Duration::from_secs(2));
+    /// assert_eq!(error.retry_delay(), Some(Duration::from_secs(2)));
+    /// assert_eq!(error.to_string(), "to be tried again in 2s");
+    /// ```
+    pub fn retry_delay(&self) -> Option<Duration> {
+        match &*self.0 {
+            Repr::RetryAfter(after) => Some(after.0),
+            _ => None,
         }
     }
 
@@ -126,6 +227,9 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
             Repr::Operation(_) => ErrorKind::Operation,
+            // Another error of this crate keeps its kind.
+            Repr::Permanent(error) => error.downcast_ref::<Error>().map_or(ErrorKind::Operation, Error::kind),
+            Repr::RetryAfter(after) => after.1.as_ref().map_or(ErrorKind::Operation, Error::kind),
             Repr::Panicked(_) => ErrorKind::Panicked,
             Repr::Cancelled(_) => ErrorKind::Cancelled,
             Repr::DeadlineExceeded(_) => ErrorKind::DeadlineExceeded,
@@ -194,6 +298,11 @@ impl Error {
     pub fn get_ref(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
         match &*self.0 {
             Repr::Operation(error) => Some(&**error),
+            Repr::Permanent(error) => match error.downcast_ref::<Error>() {
+                Some(error) => error.get_ref(),
+                None => Some(&**error),
+            },
+            Repr::RetryAfter(after) => after.1.as_ref()?.get_ref(),
             Repr::Cancelled(cancelled) => cancelled.cancel.cause.as_ref().map(|cause| &**cause as _),
             Repr::Panicked(_) | Repr::DeadlineExceeded(_) => None,
             Repr::At(at) => at.0.get_ref(),
@@ -222,6 +331,8 @@ impl Error {
         match &*self.0 {
             Repr::Cancelled(cancelled) => Some(cancelled.why()),
             Repr::DeadlineExceeded(deadline) => Some(Provenance::deadline(*deadline)),
+            Repr::Permanent(error) => error.downcast_ref::<Error>()?.why(),
+            Repr::RetryAfter(after) => after.1.as_ref()?.why(),
             Repr::Operation(_) | Repr::Panicked(_) => None,
             Repr::At(at) => at.0.why(),
         }
@@ -281,7 +392,11 @@ impl Error {
 
     fn write_plain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.0 {
-            Repr::Operation(error) => fmt::Display::fmt(error, f),
+            Repr::Operation(error) | Repr::Permanent(error) => fmt::Display::fmt(error, f),
+            Repr::RetryAfter(after) => match &**after {
+                (_, Some(reason)) => fmt::Display::fmt(reason, f),
+                (delay, None) => write!(f, "to be tried again in {delay:?}"),
+            },
             Repr::Panicked(message) => write!(f, "panicked: {message}"),
             Repr::Cancelled(cancelled) => match &cancelled.cancel.cause {
                 None => f.write_str("cancelled"),
@@ -329,6 +444,8 @@ impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.0 {
             Repr::Operation(error) => f.debug_tuple("Operation").field(error).finish(),
+            Repr::Permanent(error) => f.debug_tuple("Permanent").field(error).finish(),
+            Repr::RetryAfter(after) => f.debug_tuple("RetryAfter").field(&after.0).field(&after.1).finish(),
             Repr::Panicked(message) => f.debug_tuple("Panicked").field(message).finish(),
             Repr::Cancelled(cancelled) => {
                 let why = format_args!("{}", cancelled.why());

@@ -8,10 +8,11 @@
 //!    value of the user's.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use crate::error::SubmitErrorKind;
+use crate::error::{Error, SubmitErrorKind};
 use crate::id::JobId;
 use crate::notes::Checkpoint;
 use crate::panics::discard;
@@ -21,7 +22,8 @@ use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 /// What a delegator tells those who [subscribe](crate::Delegator::subscribe).
 ///
 /// The events of one job come in order: `Submitted`, then `Rejected` or `Joined`; or `Submitted`, `Started` and its
-/// `Checkpoint`s unless it ends before, and `Finished`. Events of different jobs come in the order in which they were sent, which is about that in which things
+/// `Checkpoint`s unless it ends before, and `Finished`. A job that is tried again has `Retrying`, and another `Started`, for
+/// each further attempt. Events of different jobs come in the order in which they were sent, which is about that in which things
 /// happened.
 ///
 /// # Examples
@@ -98,6 +100,20 @@ pub enum Event {
         worker: usize,
         /// What it said, and where.
         checkpoint: Checkpoint,
+    },
+    /// An attempt has failed, and the job is to be tried again. Told before it is, so a shutdown or a cancel may come first.
+    #[non_exhaustive]
+    Retrying {
+        /// The job.
+        id: JobId,
+        /// Its name.
+        name: Cow<'static, str>,
+        /// Which attempt has failed: the first is one.
+        attempt: u32,
+        /// What it failed with.
+        error: Error,
+        /// How long until the next.
+        delay: Duration,
     },
     /// The job has ended, one way or another. The registry has the record, if it retains it.
     Finished(JobRecord),

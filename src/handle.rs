@@ -96,6 +96,23 @@ impl JobHandle {
         self.task.look()
     }
 
+    /// How often the job has been started: more than once only if it is [tried again](crate::Job::with_retry).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// let delegator = Delegator::manual();
+    /// let handle = delegator.submit(Job::new("work", |_| Ok(Vec::new())))?;
+    /// assert_eq!(handle.attempts(), 0);
+    /// handle.wait();
+    /// assert_eq!(handle.attempts(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn attempts(&self) -> u32 {
+        self.task.attempts()
+    }
+
     /// Whether the job has its outcome. Once it has, its record is filed and what it captured is dropped.
     ///
     /// # Examples
@@ -366,17 +383,23 @@ impl JobHandle {
         self.task.wait_until(until, inline).then(|| Arc::clone(&self.task)).and_then(JobRecord::of)
     }
 
-    pub(crate) fn cancel_for(&self, cancel: Arc<Cancel>) -> bool {
+    pub(crate) fn cancel_for(&self, mut cancel: Arc<Cancel>) -> bool {
         self.task.look();
-        match self.task.cancel_queued(cancel) {
-            Ok(()) => true,
-            Err(cancel) => match self.task.owner() {
-                Some(owner) => owner.cancel_running(&self.task, cancel),
-                None => {
-                    crate::panics::discard("the cause of a cancel", cancel);
-                    false
-                }
-            },
+        loop {
+            let begun = self.task.started();
+            match self.task.cancel_queued(cancel) {
+                Ok(()) => return true,
+                Err(back) => cancel = back,
+            }
+            let owner = self.task.owner();
+            if owner.is_some_and(|owner| owner.cancel_running(&self.task, Arc::clone(&cancel))) {
+                crate::panics::discard("the cause of a cancel", cancel);
+                return true;
+            }
+            if !self.task.has_moved_on(begun) {
+                crate::panics::discard("the cause of a cancel", cancel);
+                return false;
+            }
         }
     }
 }

@@ -65,6 +65,14 @@ impl JobId {
     }
 }
 
+impl JobId {
+    /// Bits that differ between the ids of a process.
+    pub(crate) fn low_bits(self) -> u64 {
+        let bytes = self.0.as_u128();
+        (bytes >> 64) as u64 ^ bytes as u64
+    }
+}
+
 #[cfg(feature = "orders")]
 impl JobId {
     /// The id that these bytes were taken from.

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::clock::{Tick, WallOffset};
 use crate::context::Context;
 use crate::error::Error;
-use crate::extras::{Extras, When};
+use crate::extras::{Extras, Retrying, Start, When};
 use crate::id::JobId;
+use crate::periodic::DueTick;
 use crate::priority::{Level, Priority};
+use crate::retry::Retry;
 use crate::sync::{Arc, Unshared};
 
 /// What a job runs.
@@ -257,30 +259,81 @@ impl Job {
     /// # Ok::<(), workpath::SubmitError>(())
     /// ```
     pub fn with_delay(self, delay: Duration) -> Job {
-        self.when(When::After(delay))
+        self.when(Start::After(delay))
     }
 
-    /// Has the job start no earlier than at this instant: see [`with_delay`](Job::with_delay). An instant that has passed
-    /// changes nothing.
+    /// Has the job start no earlier than at this time, an [`Instant`] or a [`SystemTime`]: see
+    /// [`with_delay`](Job::with_delay). A time that has passed changes nothing.
+    ///
+    /// A `SystemTime` is a time of the wall clock, also when somebody sets that meanwhile: for as long as a job waits for one,
+    /// the delegator thread looks at the wall clock every 30 seconds, so after a step forward the job is late by that much at
+    /// the most. A default timeout counts from when the job was going to be due by the clock at its submission.
     ///
     /// # Examples
     ///
     /// ```
-    /// use std::time::{Duration, Instant};
+    /// use std::time::{Duration, Instant, SystemTime};
     /// use workpath::{Delegator, Job};
     ///
     /// let delegator = Delegator::builder().workers(1).build()?;
     /// let start = Instant::now() + Duration::from_millis(5);
     /// delegator.submit(Job::new("later", |_| Ok(Vec::new())).not_before(start))?.wait();
     /// assert!(Instant::now() >= start);
+    ///
+    /// let start = SystemTime::now() + Duration::from_millis(5);
+    /// delegator.submit(Job::new("later", |_| Ok(Vec::new())).not_before(start))?.wait();
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn not_before(self, instant: Instant) -> Job {
-        self.when(When::At(Tick::from(instant)))
+    pub fn not_before(self, time: impl Into<When>) -> Job {
+        self.when(time.into().0)
     }
 
-    fn when(mut self, when: When) -> Job {
+    fn when(mut self, when: Start) -> Job {
         self.extras.get_or_insert_default().when = Some(when);
+        self
+    }
+
+    /// What takes a tick to a worker.
+    pub(crate) fn of_tick(tick: DueTick) -> Job {
+        let mut job = Job::new("tick", |_| Ok(Vec::new()));
+        job.extras.get_or_insert_default().tick = Some(tick);
+        job
+    }
+
+    /// Has the job tried again when it fails or panics, as the policy says. A second call replaces the policy.
+    ///
+    /// Between two attempts the job is [`Scheduled`](crate::JobState::Scheduled): it takes no worker, and its deadline, a
+    /// cancel or a shutdown ends it as it ends a job [with a delay](Job::with_delay). The deadline is one for all attempts;
+    /// where the next would start no earlier than at the deadline, or the delegator's
+    /// [budget](crate::Builder::retry_budget) is used up, the job ends with the error that it has. So it does when its
+    /// context is done. The operation decides with [`Error::permanent`](crate::Error::permanent) and
+    /// [`Error::retry_after`](crate::Error::retry_after).
+    ///
+    /// The job has one outcome and one record, which knows the [attempts](crate::JobRecord::earlier_attempts). Its operation
+    /// runs more than once, so it must bear a repetition. What it registered with its context is dropped with the attempt.
+    ///
+    /// It costs an allocation for the job, another per attempt, and a lock or two of the delegator's per retry.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicU32, Ordering};
+    /// use std::time::Duration;
+    /// use workpath::{Delegator, Job, Retry};
+    ///
+    /// let delegator = Delegator::manual();
+    /// let calls = AtomicU32::new(0);
+    /// let flaky = Job::new("flaky", move |_| match calls.fetch_add(1, Ordering::Relaxed) {
+    ///     0 | 1 => Err("connection refused".into()),
+    ///     _ => Ok(vec![42]),
+    /// });
+    /// let record = delegator.submit(flaky.with_retry(Retry::exponential(Duration::from_secs(1))))?.wait();
+    /// assert_eq!((record.payload(), record.attempts()), (Some(&[42][..]), 3));
+    /// # Ok::<(), workpath::SubmitError>(())
+    /// ```
+    pub fn with_retry(mut self, policy: Retry) -> Job {
+        let retry = Some(Box::new(Retrying { policy, scoped: false }));
+        self.extras.get_or_insert_default().retry = retry;
         self
     }
 

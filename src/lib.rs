@@ -20,6 +20,7 @@
 //! * [Events](#events)
 //! * [Logging](#logging)
 //! * [Schedules](#schedules)
+//! * [Retries](#retries)
 //! * [Tests and time](#tests-and-time)
 //! * [Beyond one process](#beyond-one-process)
 //! * [Threads and cost](#threads-and-cost)
@@ -448,13 +449,13 @@
 //!
 //! | type | fields |
 //! |---|---|
-//! | [`JobRecord`] | `id`, `name`, `state`, `worker`, `created_unix_ms`, `started_unix_ms`, `completed_unix_ms`, `queue_ns`, `run_ns`, `round_trip_ns`, `overrun_ns`, `payload_bytes`, `error`, `checkpoint`, `progress`; never the payload itself |
+//! | [`JobRecord`] | `id`, `name`, `state`, `worker`, `attempts`, `created_unix_ms`, `started_unix_ms`, `completed_unix_ms`, `queue_ns`, `run_ns`, `round_trip_ns`, `overrun_ns`, `payload_bytes`, `error`, `checkpoint`, `progress`; never the payload itself |
 //! | [`WorkerStatus`] | `index`, `thread_name`, `running`, `job_name`, `running_for_ns`, `overdue_ns`, `checkpoint`, `progress` |
 //! | [`Checkpoint`] | `text`, `file`, `line`, `at_unix_ms` |
 //! | [`Error`] | `kind`, `text`, `why` |
 //! | [`Provenance`] | `origin`, `inherited`, `location` (`file:line:column`), `at_unix_ms` |
 //! | [`Latency`] | `count`, `p50_ns`, `p90_ns`, `p99_ns`, `max_ns`, and `buckets`: pairs of the longest time in one and how many there are |
-//! | [`Event`] | `event` says which: `submitted`, `rejected`, `started`, `checkpoint` with their fields, `finished` with `record`, `missed` with `count`, `shutting_down` |
+//! | [`Event`] | `event` says which: `submitted`, `rejected`, `joined`, `started`, `checkpoint`, `retrying` with their fields, `finished` with `record`, `missed` with `count`, `shutting_down` |
 //! | [`ShutdownReport`] | its own, with `total`, and of the unstarted jobs `id` and `name` |
 //!
 //! Ids are texts, times are whole nanoseconds (`_ns`) or milliseconds since 1970 (`_unix_ms`), and states and kinds are
@@ -537,6 +538,56 @@
 //! let reminder = delegator.submit(reminder)?;
 //! assert_eq!(reminder.state(), JobState::Scheduled);
 //! assert!(reminder.cancel());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Delegator::every`] submits a job again and again, at a fixed rate or with a fixed delay after each, until its
+//! [`Periodic`] is stopped or the delegator shut down. What happens to ticks that nobody had time for, or that come while the
+//! job before still runs, is a choice: see [`Missed`] and [`Overlap`]. They are counted.
+//!
+//! ```
+//! use std::time::Duration;
+//! use workpath::{Delegator, Every, Job, Overlap};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let delegator = Delegator::builder().workers(1).build()?;
+//! let every = Every::fixed_rate(Duration::from_millis(5)).overlap(Overlap::Queue);
+//! let series = delegator.every(every, || Job::new("beat", |_| Ok(Vec::new())))?;
+//! std::thread::sleep(Duration::from_millis(20));
+//! series.stop();
+//! println!("{} beats, {} missed", series.submitted(), series.missed());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Retries
+//!
+//! [`Job::with_retry`] has a job tried again when it fails or panics, after a wait that takes no worker: fixed, growing evenly
+//! or doubling, with a limit, by chance, and only after the errors that are worth it. The operation can say by itself that
+//! another attempt is of no use ([`Error::permanent`]) or when it is ([`Error::retry_after`]). No retry starts after the
+//! job's deadline, and a [`RetryBudget`] of the delegator keeps retries from becoming a storm. The job has one handle and one
+//! outcome; its record has the errors of all [attempts](JobRecord::earlier_attempts).
+//!
+//! ```
+//! use std::time::Duration;
+//! use workpath::{Delegator, Error, GaveUp, Job, Retry};
+//!
+//! fn fetch(attempt: &std::sync::atomic::AtomicU32) -> Result<Vec<u8>, Error> {
+//!     match attempt.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+//!         0 => Err("connection reset".into()),
+//!         1 => Err(Error::retry_after(Duration::from_millis(5)).because("429 Too Many Requests")),
+//!         _ => Err(Error::permanent("410 Gone")),
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let delegator = Delegator::builder().workers(1).build()?;
+//! let attempt = std::sync::atomic::AtomicU32::new(0);
+//! let job = Job::new("fetch", move |_| fetch(&attempt));
+//! let retry = Retry::exponential(Duration::from_millis(2)).max_attempts(5).jitter();
+//! let record = delegator.submit(job.with_retry(retry))?.wait();
+//! assert_eq!((record.attempts(), record.gave_up()), (3, Some(GaveUp::Permanent)));
 //! # Ok(())
 //! # }
 //! ```
@@ -643,12 +694,15 @@ mod orders;
 mod overflow;
 mod pace;
 mod panics;
+mod periodic;
 mod priority;
 mod provenance;
 mod queue;
+mod random;
 mod ranked;
 mod record;
 mod registry;
+mod retry;
 #[cfg(feature = "serde")]
 mod serde;
 mod set;
@@ -669,6 +723,7 @@ pub use delegator::{
 };
 pub use error::{Error, ErrorKind, SubmitErrorKind};
 pub use events::Event;
+pub use extras::When;
 pub use handle::{Coalesced, JobHandle};
 pub use id::{JobId, ParseJobIdError};
 pub use job::{Job, Operation};
@@ -684,10 +739,12 @@ pub use orders::{
 #[cfg(all(feature = "sqlite", not(any(loom, shuttle))))]
 pub use orders::{Durability, SqliteQueue};
 pub use overflow::{Displaced, Overflow};
+pub use periodic::{Every, Missed, Overlap, Periodic, PeriodicError};
 pub use priority::Priority;
 pub use provenance::{Origin, Provenance};
 pub use record::JobRecord;
 pub use registry::{Registry, Retention};
+pub use retry::{Attempt, GaveUp, Retry, RetryBudget};
 pub use set::{JobMap, JobSet};
 pub use state::JobState;
 pub use status::WorkerStatus;

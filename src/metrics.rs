@@ -9,6 +9,7 @@ use crate::tokens::Token;
 
 const SUBMITTED: &str = "workpath_jobs_submitted_total";
 const REJECTED: &str = "workpath_jobs_rejected_total";
+const RETRIED: &str = "workpath_jobs_retried_total";
 const DROPPED: &str = "workpath_jobs_dropped_total";
 const FINISHED: &str = "workpath_jobs_finished_total";
 const JOBS: &str = "workpath_jobs";
@@ -36,6 +37,7 @@ impl Delegator {
     pub fn describe_metrics() {
         describe_counter!(SUBMITTED, Unit::Count, "Jobs that were accepted");
         describe_counter!(REJECTED, Unit::Count, "Submissions that were refused");
+        describe_counter!(RETRIED, Unit::Count, "Attempts that were followed by another");
         describe_counter!(DROPPED, Unit::Count, "Jobs that gave their places in a full queue to others");
         describe_counter!(FINISHED, Unit::Count, "Jobs that have ended, by their state");
         describe_gauge!(JOBS, Unit::Count, "Jobs that have not ended, by their state");
@@ -56,6 +58,7 @@ impl Delegator {
     /// |---|---|---|---|
     /// | `workpath_jobs_submitted_total` | counter | | [`Stats::submitted`](crate::Stats::submitted) |
     /// | `workpath_jobs_rejected_total` | counter | | [`Stats::rejected`](crate::Stats::rejected) |
+    /// | `workpath_jobs_retried_total` | counter | | [`Stats::retried`](crate::Stats::retried) |
     /// | `workpath_jobs_dropped_total` | counter | | [`Stats::dropped`](crate::Stats::dropped) |
     /// | `workpath_jobs_finished_total` | counter | `state`: `completed`, `failed`, `panicked`, `cancelled`, `timed_out` | [`Stats`](crate::Stats) |
     /// | `workpath_jobs` | gauge | `state`: `scheduled`, `queued`, `running` | [`Stats`](crate::Stats) |
@@ -90,6 +93,7 @@ impl Delegator {
 
         counter!(SUBMITTED, "delegator" => delegator.clone()).absolute(stats.submitted);
         counter!(REJECTED, "delegator" => delegator.clone()).absolute(stats.rejected);
+        counter!(RETRIED, "delegator" => delegator.clone()).absolute(stats.retried);
         counter!(DROPPED, "delegator" => delegator.clone()).absolute(stats.dropped);
         for (state, count) in [
             (JobState::Completed, stats.completed),

@@ -8,6 +8,8 @@ use crate::clock::Tick;
 use crate::error::Error;
 use crate::id::JobId;
 use crate::notes::{Checkpoint, Progress};
+use crate::panics::discard;
+use crate::retry::{Attempt, GaveUp};
 use crate::state::JobState;
 use crate::sync::Arc;
 use crate::task::{Outcome, Task};
@@ -50,6 +52,9 @@ impl JobRecord {
     /// The outcome by value: moved if nobody else refers to the job, a copy of the payload otherwise.
     pub(crate) fn into_result(mut self) -> Result<Vec<u8>, Error> {
         if let Some(outcome) = Arc::get_mut(&mut self.task).and_then(Task::take_outcome) {
+            if self.task.was_retried() {
+                discard("a record", self.task);
+            }
             return outcome.result;
         }
         self.outcome().result.clone()
@@ -162,6 +167,60 @@ impl JobRecord {
         self.outcome().result.as_deref()
     }
 
+    /// How often the job was started; more than once only if it was [tried again](crate::Job::with_retry).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use workpath::{Delegator, Job};
+    /// # let delegator = Delegator::builder().workers(1).build()?;
+    /// let record = delegator.submit(Job::new("work", |_| Ok(Vec::new())))?.wait();
+    /// assert_eq!(record.attempts(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn attempts(&self) -> u32 {
+        self.task.attempts()
+    }
+
+    /// The attempts before the last, oldest first. The last is what the rest of the record tells of; a job that ended while
+    /// it waited to be tried again has all its attempts here. Of more than 32 the last 32 are kept.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::{Delegator, Job, Retry};
+    ///
+    /// let delegator = Delegator::manual();
+    /// let retry = Retry::fixed(Duration::from_secs(1)).max_attempts(3);
+    /// let record = delegator.submit(Job::new("broken", |_| Err("no disk".into())).with_retry(retry))?.wait();
+    /// let numbers: Vec<u32> = record.earlier_attempts().iter().map(|attempt| attempt.number()).collect();
+    /// assert_eq!(numbers, [1, 2]);
+    /// # Ok::<(), workpath::SubmitError>(())
+    /// ```
+    pub fn earlier_attempts(&self) -> Vec<Attempt> {
+        self.task.tries().into_kept()
+    }
+
+    /// Why a job with a [`Retry`](crate::Retry) that failed was not tried again; `None` for every other.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::{Delegator, GaveUp, Job, Retry};
+    ///
+    /// let delegator = Delegator::manual();
+    /// let retry = Retry::fixed(Duration::from_secs(60));
+    /// let job = Job::new("broken", |_| Err("no disk".into())).with_timeout(Duration::from_secs(5));
+    /// let record = delegator.submit(job.with_retry(retry))?.wait();
+    /// assert_eq!(record.gave_up(), Some(GaveUp::Deadline));
+    /// # Ok::<(), workpath::SubmitError>(())
+    /// ```
+    pub fn gave_up(&self) -> Option<GaveUp> {
+        if self.task.was_retried() { self.task.tries().gave_up } else { None }
+    }
+
     /// When the [`Job`](crate::Job) was made, by the wall clock.
     ///
     /// # Examples
@@ -177,7 +236,8 @@ impl JobRecord {
         self.task.wall.time(self.task.created)
     }
 
-    /// When the operation started; `None` if it never did.
+    /// When the operation started, the last time if it was tried again; `None` if it never did, or the job ended while it
+    /// waited to be tried again.
     ///
     /// # Examples
     ///
@@ -208,7 +268,8 @@ impl JobRecord {
         self.task.wall.time(self.outcome().completed)
     }
 
-    /// The time from creation to start, or to the end of a job that never started.
+    /// The time from creation to start, or to the end of a job that never started. Of a job that was tried again, everything
+    /// before the last attempt counts.
     ///
     /// # Examples
     ///
@@ -311,8 +372,8 @@ impl JobRecord {
         self.task.outcome_noted()?.progress
     }
 
-    /// The index of the worker that ran the job; `None` if it never started, or its submitter ran it
-    /// ([`Overflow::CallerRuns`](crate::Overflow::CallerRuns)).
+    /// The index of the worker that ran the job, the last time if it was tried again; `None` if it never started, ended while
+    /// it waited to be tried again, or its submitter ran it ([`Overflow::CallerRuns`](crate::Overflow::CallerRuns)).
     ///
     /// # Examples
     ///

@@ -285,6 +285,11 @@ impl Registry {
         idlers.into_iter().flatten().for_each(|thread| thread.unpark());
     }
 
+    /// How many jobs were accepted.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.submissions.accepted.load(Ordering::Relaxed)
+    }
+
     /// How many jobs were accepted, and how those that are finished ended.
     pub(crate) fn accounts(&self) -> (u64, Counts) {
         let counts = self.shelf.lock().counts;
@@ -301,7 +306,7 @@ impl Registry {
         let Some(outcome) = task.outcome() else { return evicted };
         let (state, completed) = (task.ended(), outcome.completed);
         let bytes = outcome.result.as_ref().map_or(0, Vec::len) + task.noted_bytes();
-        let size = Size::new(bytes, state == JobState::Completed);
+        let size = Size::new(bytes, state == JobState::Completed && !task.was_retried());
         let keep = self.retention.last > 0 && bytes <= self.retention.max_bytes;
 
         let mut shelf = self.shelf.lock();

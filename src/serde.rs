@@ -93,8 +93,8 @@ macro_rules! both {
 
 both! {
     Stats {
-        scheduled, queued, running, submitted, completed, failed, panicked, cancelled, timed_out, rejected, dropped,
-        keys, places,
+        scheduled, queued, running, submitted, completed, failed, panicked, cancelled, timed_out, retried,
+        rejected, dropped, keys, places,
     }
     Places { high, normal, low }
     Latencies { queue_time, run_time, round_trip_time }
@@ -225,6 +225,7 @@ impl Serialize for JobRecord {
             "name": self.name(),
             "state": self.state(),
             "worker": self.worker(),
+            "attempts": self.attempts(),
             "created_unix_ms": created,
             "started_unix_ms": started,
             "completed_unix_ms": completed,
@@ -272,6 +273,14 @@ impl Serialize for Event {
                 "name": name,
                 "worker": worker,
                 "checkpoint": checkpoint,
+            }),
+            Event::Retrying { id, name, attempt, error, delay } => write_struct!(serializer, "Event" {
+                "event": "retrying",
+                "id": id,
+                "name": name,
+                "attempt": attempt,
+                "error": error,
+                "delay_ns": nanos(*delay),
             }),
             Event::Finished(record) => write_struct!(serializer, "Event" {
                 "event": "finished",

@@ -5,7 +5,8 @@ use std::fmt;
 /// Where a job is in its life.
 ///
 /// `Queued → Running → {Completed | Failed | Panicked | Cancelled | TimedOut}`, or straight from `Queued` to `Cancelled` or
-/// `TimedOut`. A job with a time to start at is `Scheduled` before it is `Queued`. Finished states are final.
+/// `TimedOut`. A job with a time to start at is `Scheduled` before it is `Queued`, and so is one that is tried again after it
+/// was `Running`. Finished states are final.
 ///
 /// # Examples
 ///
@@ -19,7 +20,7 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum JobState {
-    /// Accepted, waiting for the time that it was given.
+    /// Accepted, waiting for the time that it was given, or to be tried again.
     Scheduled,
     /// Accepted, waiting for a worker.
     Queued,

@@ -26,8 +26,10 @@ use crate::inbox::Inbox;
 use crate::job::{Job, Run};
 use crate::notes::Noted;
 use crate::panics::{self, discard};
+use crate::periodic::{DueTick, Series};
 use crate::priority::Level;
 use crate::provenance::{Cancel, Cancelled};
+use crate::retry::Tries;
 use crate::state::JobState;
 use crate::sync::{
     self, Arc, AtomicU8, AtomicU32, AtomicU64, Mutex, OnceLock, Ordering, Thread, Unshared, Weak,
@@ -56,6 +58,8 @@ const LATER: u8 = 0b0100_0000;
 
 /// Only where the state to come is kept: the operation has said something.
 const NOTED: u8 = 0b1000_0000;
+/// Beside the state to come, in `ended`: `held` has what is to be told of earlier attempts.
+const TRIED: u8 = 0b0000_1000;
 
 /// The job has a key, and may not start yet because of it. Worth nothing once the job is not queued any more.
 const HELD: u8 = 0b1000_0000;
@@ -112,6 +116,7 @@ enum Waiter {
         number: u64,
         _listening: Option<Listening>,
     },
+    Series(Arc<Series>),
     /// The two ends of what `done()` gave: dropping the sender tells.
     Channel {
         _sender: Sender<Infallible>,
@@ -193,6 +198,7 @@ impl Task {
         }
         held.operation = Some(operation.into_inner());
         held.context = context;
+        // What is left there has nothing of the user's: records with errors are not filled again.
         held.extras = extras;
         self.state.store(QUEUED, Ordering::Relaxed);
         self.by_default = by_default;
@@ -221,6 +227,11 @@ impl Task {
         let Captures { operation, mut context, mut extras } = captures;
         if let Some(extras) = &mut extras {
             extras.listening = None;
+            if let Some(retry) = &mut extras.retry {
+                retry.scoped = false;
+                extras.tries = self.tries();
+                extras.tries.gave_up = None;
+            }
         }
         if self.by_default {
             context.lift_deadline();
@@ -335,6 +346,74 @@ impl Task {
         self.held.lock().nudge();
     }
 
+    /// What is to be told of earlier attempts.
+    pub(crate) fn tries(&self) -> Tries {
+        self.held.lock().extras.as_ref().map(|extras| extras.tries.clone()).unwrap_or_default()
+    }
+
+    /// Whether there is anything to be told of earlier attempts of a settled job.
+    pub(crate) fn was_retried(&self) -> bool {
+        self.ended.load(Ordering::Relaxed) & TRIED != 0
+    }
+
+    /// How often it has been started.
+    pub(crate) fn attempts(&self) -> u32 {
+        let held = self.held.lock();
+        let earlier = held.extras.as_ref().map_or(0, |extras| extras.tries.earlier);
+        earlier.saturating_add(u32::from(self.started().is_some()))
+    }
+
+    /// Whether a job that was not queued, and on no worker, is to be looked for again: it has gone back to wait for its next
+    /// attempt, or on to another than the one that began at this tick.
+    pub(crate) fn has_moved_on(&self, begun: Option<Tick>) -> bool {
+        // Not half of it: see `put_back`.
+        let _held = self.held.lock();
+        self.is_waiting() || self.started() != begun
+    }
+
+    /// Changes what is told of the attempts. Called by who has claimed the job.
+    pub(crate) fn note_tries<T>(&self, note: impl FnOnce(&mut Tries) -> T) -> T {
+        let mut held = self.held.lock();
+        let noted = note(&mut held.extras.get_or_insert_default().tries);
+        self.ended.store(TRIED, Ordering::Relaxed);
+        noted
+    }
+
+    /// Makes a running job one that waits for its time again.
+    pub(crate) fn put_back(&self, captures: Captures, place: Place) {
+        let Captures { operation, context, extras } = captures;
+        let mut held = self.held.lock();
+        let tries = held.extras.take().map(|extras| extras.tries).unwrap_or_default();
+        held.operation = Some(operation);
+        held.context = context;
+        held.extras = extras;
+        let extras = held.extras.get_or_insert_default();
+        (extras.tries, extras.place) = (tries, Some(place));
+        self.forget_start();
+        let waited = self.state.load(Ordering::Relaxed) & WAITED;
+        let hold = if held.extras.as_ref().is_some_and(|extras| extras.key.is_some()) { HELD } else { 0 };
+        self.state.store(QUEUED | LATER | hold | waited, Ordering::Release);
+    }
+
+    /// It has not started: what it had of that is in its attempts. Called by who has claimed the job.
+    pub(crate) fn forget_start(&self) {
+        self.started.store(Tick::NEVER.bits(), Ordering::Relaxed);
+        self.worker.store(NO_WORKER, Ordering::Relaxed);
+    }
+
+    /// Has the end of the context of a job that was put back end it at once, for as long as nobody has claimed it: those who
+    /// wait for it began to when it was running, and do not listen.
+    pub(crate) fn listen_while_it_waits(self: &Arc<Self>) {
+        let listening = self.end_with(self.context());
+        let mut held = self.held.lock();
+        let replaced = match &mut held.extras {
+            Some(extras) if self.is_waiting() => extras.listening.replace(listening),
+            _ => Some(listening),
+        };
+        drop(held);
+        drop(replaced);
+    }
+
     /// Makes a new job one that waits for its time.
     pub(crate) fn schedule(&self, place: Place) {
         let mut held = self.held.lock();
@@ -374,7 +453,8 @@ impl Task {
         }
         let listening = held.extras.as_mut().and_then(|extras| {
             extras.place = None;
-            extras.listening.take()
+            // One that was put back goes on to listen.
+            if extras.tries.earlier > 0 { None } else { extras.listening.take() }
         });
         self.state.fetch_and(!LATER, Ordering::AcqRel);
         // A worker that waits for it may run it now.
@@ -569,7 +649,8 @@ impl Task {
             JobState::Completed if outcome.completed <= self.deadline => log::Level::Debug,
             _ => log::Level::Warn,
         };
-        self.ended.store(code_of(state) | if noted { NOTED } else { 0 }, Ordering::Relaxed);
+        let tried = self.ended.load(Ordering::Relaxed) & TRIED;
+        self.ended.store(code_of(state) | tried | if noted { NOTED } else { 0 }, Ordering::Relaxed);
         // Nobody else sets it: a job is claimed once.
         let _ = self.outcome.set(outcome);
         let announced = panics::may_be_logged(level);
@@ -592,6 +673,10 @@ impl Task {
             match waiter {
                 Waiter::Thread(thread) => thread.unpark(),
                 Waiter::Inbox { inbox, number, .. } => inbox.put(number),
+                Waiter::Series(series) => {
+                    series.job_ended();
+                    discard("a periodic job", series);
+                }
                 channel @ Waiter::Channel { .. } => drop(channel),
             }
         }
@@ -652,6 +737,11 @@ impl Task {
         true
     }
 
+    /// Has the series told when the job is finished. `false` if it is.
+    pub(crate) fn tell_when_finished(&self, series: &Arc<Series>) -> bool {
+        self.add_waiter(Waiter::Series(Arc::clone(series)))
+    }
+
     fn listen(self: &Arc<Self>) -> Option<Listening> {
         let context = self.context();
         let listening = context.listen(Action::Wake(sync::current()));
@@ -666,7 +756,7 @@ impl Task {
             let held = self.held.lock();
             let known = held.waiters.iter().flat_map(|waiters| &waiters.0).find_map(|waiter| match waiter {
                 Waiter::Channel { receiver, .. } => Some(receiver.clone()),
-                Waiter::Thread(_) | Waiter::Inbox { .. } => None,
+                Waiter::Thread(_) | Waiter::Inbox { .. } | Waiter::Series(_) => None,
             });
             if let Some(receiver) = known {
                 return receiver;
@@ -741,10 +831,19 @@ impl Task {
 impl fmt::Display for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "job {} {:?} {}", self.id, self.name, self.ended())?;
-        match self.worker() {
-            Some(worker) => write!(f, " on worker {worker}: ran {:.1?}", self.run_time())?,
-            None if self.started().is_some() => write!(f, " in its caller: ran {:.1?}", self.run_time())?,
-            None => f.write_str(" before it started: ran 0ns")?,
+        let tries = if self.was_retried() { self.tries() } else { Tries::default() };
+        match (self.worker(), tries.earlier) {
+            (Some(worker), _) => write!(f, " on worker {worker}")?,
+            (None, _) if self.started().is_some() => f.write_str(" in its caller")?,
+            (None, 0) => f.write_str(" before it started")?,
+            (None, earlier) => write!(f, " after attempt {earlier}")?,
+        }
+        if tries.earlier > 0 && self.started().is_some() {
+            write!(f, ", in attempt {}", tries.earlier + 1)?;
+        }
+        match self.started() {
+            Some(_) => write!(f, ": ran {:.1?}", self.run_time())?,
+            None => f.write_str(": ran 0ns")?,
         }
         write!(f, ", round trip {:.1?}", self.round_trip_time())?;
         if let Some(overrun) = self.overrun() {
@@ -764,6 +863,9 @@ impl fmt::Display for Task {
             {
                 write!(f, "; {}", note.as_of(outcome.completed))?;
             }
+        }
+        if let Some(why) = tries.gave_up {
+            write!(f, "; not tried again: {why}")?;
         }
         Ok(())
     }
@@ -797,6 +899,13 @@ fn code_of(state: JobState) -> u8 {
     }
 }
 
+impl Captures {
+    /// What is to be done instead of running the operation, if this is no job at all.
+    pub(crate) fn tick(&self) -> Option<&DueTick> {
+        self.extras.as_ref()?.tick.as_ref()
+    }
+}
+
 impl Held {
     /// Wakes those who wait, to look again.
     fn nudge(&self) {
@@ -804,13 +913,17 @@ impl Held {
             match waiter {
                 Waiter::Thread(thread) => thread.unpark(),
                 Waiter::Inbox { inbox, .. } => inbox.nudge(),
-                Waiter::Channel { .. } => {}
+                Waiter::Series(_) | Waiter::Channel { .. } => {}
             }
         }
     }
 
     fn take(&mut self) -> Option<Captures> {
         let operation = self.operation.take()?;
-        Some(Captures { operation, context: std::mem::take(&mut self.context), extras: self.extras.take() })
+        let mut extras = self.extras.take();
+        if let Some(extras) = &mut extras {
+            self.extras = extras.split_tries();
+        }
+        Some(Captures { operation, context: std::mem::take(&mut self.context), extras })
     }
 }

@@ -4,9 +4,11 @@ use std::fmt;
 use std::io::{self, Write};
 
 use crate::clock::Tick;
+use crate::error::Error;
 use crate::panics::{contain, discard};
 use crate::record::JobRecord;
 use crate::registry::Registry;
+use crate::retry::Attempt;
 use crate::state::JobState;
 
 /// The lane of the jobs that wait. Zero would not do: a viewer takes it for the first lane of the process, which is this one.
@@ -17,11 +19,11 @@ impl Registry {
     /// Writes the records as a timeline, in the Chrome trace event format, for <https://ui.perfetto.dev> or
     /// `chrome://tracing`. Needs the feature `trace`.
     ///
-    /// Every worker has a lane, with a slice for each job that it ran; a job that ran inside another lies below it. The
-    /// time that a job waited is a slice of its own, on the lane `queue`. Slices carry the id, the state and the error of
-    /// the job; its last checkpoint is an instant on them. `chrome://tracing` shows the states as colours. Times count from
-    /// the creation of the oldest job. What the registry does not retain is not in the trace, and neither is what is not
-    /// finished.
+    /// Every worker has a lane, with a slice for each job that it ran, or each attempt of it; a job that ran inside another
+    /// lies below it. The time that a job waited is a slice of its own, on the lane `queue`. Slices carry the id, the state and
+    /// the error of the job; its last checkpoint is an instant on them. `chrome://tracing` shows the states as colours. Times
+    /// count from the creation of the oldest job. What the registry does not retain is not in the trace, and neither is what is
+    /// not finished.
     ///
     /// The records are collected as [`records`](Registry::records) does; workers do not wait for the writing. It writes in
     /// small pieces: give it a [`BufWriter`](std::io::BufWriter).
@@ -61,6 +63,8 @@ struct Slice<'a> {
     start: Tick,
     end: Tick,
     record: &'a JobRecord,
+    state: JobState,
+    error: Option<Error>,
 }
 
 fn write(records: &[JobRecord], out: &mut impl Write) -> io::Result<()> {
@@ -83,13 +87,20 @@ fn write(records: &[JobRecord], out: &mut impl Write) -> io::Result<()> {
             )?;
             if started.is_none() {
                 write!(out, ",\"cname\":\"{}\"", colour(record.state()))?;
-                write_args(out, record)?;
+                write_args(out, record, record.state(), record.error())?;
             }
             out.write_all(b"}")?;
         }
+        for attempt in record.earlier_attempts() {
+            let state = if attempt.error.is_panic() { JobState::Panicked } else { JobState::Failed };
+            let worker = attempt.worker.unwrap_or(CALLERS);
+            let Attempt { started: start, ended: end, error, .. } = attempt;
+            slices.push(Slice { worker, start, end, record, state, error: Some(error) });
+        }
         if let Some(start) = started {
             let worker = record.worker().unwrap_or(CALLERS);
-            slices.push(Slice { worker, start, end: completed.max(start), record });
+            let (state, error) = (record.state(), record.error().cloned());
+            slices.push(Slice { worker, start, end: completed.max(start), record, state, error });
         }
     }
 
@@ -146,15 +157,16 @@ fn write_worker(
                 last
             }
         };
-        let record = slice.record;
-        let (name, state) = (Text(record.name()), record.state());
-        let (ts, dur) = (micros(slice.start), Micros(record.run_time().as_nanos()));
+        let (record, state) = (slice.record, slice.state);
+        let name = Text(record.name());
+        let run_time = slice.end.since(slice.start).unwrap_or_default();
+        let (ts, dur) = (micros(slice.start), Micros(run_time.as_nanos()));
         write!(
             out,
             ",\n{{\"ph\":\"X\",\"cat\":\"{state}\",\"name\":{name},\"pid\":1,\"tid\":{lane},\"ts\":{ts},\"dur\":{dur},\"cname\":\"{}\"",
             colour(state)
         )?;
-        write_args(out, record)?;
+        write_args(out, record, state, slice.error.as_ref())?;
         out.write_all(b"}")?;
         if let Some(checkpoint) = record.checkpoint() {
             let (text, file) = (Text(checkpoint.text()), Text(checkpoint.file()));
@@ -169,9 +181,14 @@ fn write_worker(
     Ok(last)
 }
 
-fn write_args(out: &mut impl Write, record: &JobRecord) -> io::Result<()> {
-    write!(out, ",\"args\":{{\"id\":\"{}\",\"state\":\"{}\"", record.id(), record.state())?;
-    if let Some(error) = record.error() {
+fn write_args(
+    out: &mut impl Write,
+    record: &JobRecord,
+    state: JobState,
+    error: Option<&Error>,
+) -> io::Result<()> {
+    write!(out, ",\"args\":{{\"id\":\"{}\",\"state\":\"{state}\"", record.id())?;
+    if let Some(error) = error {
         // What an error says of itself is user code.
         let text =
             contain(|| error.to_string()).unwrap_or_else(|panic| format!("panic in its text: {panic}"));

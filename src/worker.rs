@@ -2,18 +2,22 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::clock::Tick;
 use crate::context::{Context, Scope};
 use crate::engine::{BATCH, Engine, Running, Slot};
 use crate::error::{Error, ErrorKind};
 use crate::events::Event;
+use crate::extras::Retrying;
 use crate::id::JobId;
+use crate::job::Run;
 use crate::keys::Way;
 use crate::latency::Writer;
 use crate::notes::Scene;
-use crate::panics::{contain, discard, log_about};
+use crate::panics::{contain, discard, log, log_about};
 use crate::queue::{Parker, Phase};
+use crate::retry::{Attempt, GaveUp};
 use crate::state::JobState;
 use crate::sync::{Arc, Unshared, thread_local};
 use crate::task::{Captures, Claim, Outcome, Task};
@@ -83,7 +87,9 @@ pub(crate) fn drain_inline(until: Tick) -> bool {
     while until == Tick::NEVER || Tick::now() < until {
         let left = worker.engine.take_left();
         match left.or_else(|| worker.engine.held_by(&worker.slot.jobs())) {
-            Some(task) => worker.execute_inline(task),
+            Some(task) => {
+                worker.execute_inline(task);
+            }
             None => return true,
         }
     }
@@ -180,8 +186,8 @@ impl Worker {
         discard(what, hook);
     }
 
-    /// Runs a job inside another.
-    pub(crate) fn execute_inline(&self, task: Arc<Task>) {
+    /// Runs a job inside another. `true` if there was one to run.
+    pub(crate) fn execute_inline(&self, task: Arc<Task>) -> bool {
         // A caller has no recorder of its own.
         let to_record = (self.index == CALLER).then(|| Arc::clone(&task));
         let ran = self.execute(task);
@@ -193,6 +199,7 @@ impl Worker {
             }
             discard("a finished job", task);
         }
+        ran
     }
 
     /// Runs the job, or ends it, or skips it; `true` if it ran it.
@@ -201,8 +208,16 @@ impl Worker {
         // Whoever sees the job running, and looks for it here to cancel it, waits for this lock and finds it.
         let mut at_work = self.slot.lock();
         match task.claim(self.index, now, &self.engine.scope) {
+            Claim::Run(captures) if captures.tick().is_some() => {
+                drop(at_work);
+                self.tick(captures)
+            }
             Claim::Run(mut captures) => {
-                let (scope, own) = self.lend_scope(captures.context.take_scope());
+                let retried = captures.extras.as_mut().and_then(|extras| extras.retry.as_mut());
+                let (scope, own) = match retried {
+                    None => self.lend_scope(captures.context.take_scope()),
+                    Some(retry) => self.scope_for_all(retry, &mut captures.context),
+                };
                 let (created, is_own) = (task.created, own.is_some());
                 let watched = self.engine.events.is_watched().then(|| Arc::clone(&task));
                 at_work.stack.push(Running { task, scope: own });
@@ -247,6 +262,13 @@ impl Worker {
     }
 
     #[cold]
+    fn tick(&self, captures: Captures) -> bool {
+        let ran = captures.tick().is_some_and(|tick| tick.series.tick(&self.engine, tick.owed));
+        discard("a periodic job", captures);
+        ran
+    }
+
+    #[cold]
     fn tell_started(&self, task: &Task) {
         let (id, name, worker) = (task.id, task.name.clone(), self.index.min(self.engine.slots.len()));
         self.engine.events.emit(|| Event::Started { id, name, worker });
@@ -264,14 +286,38 @@ impl Worker {
         (Arc::clone(&own), Some(own))
     }
 
+    /// The scope for this attempt of a job that may be tried again, below the one for all of them, and the same again.
+    #[cold]
+    fn scope_for_all(&self, retry: &mut Retrying, context: &mut Context) -> (Arc<Scope>, Option<Arc<Scope>>) {
+        let is_made = std::mem::replace(&mut retry.scoped, true);
+        let made = if is_made { context.scope() } else { None };
+        let all = made.unwrap_or_else(|| context.push_scope());
+        let attempt = Scope::new(Some(all), Some(Arc::clone(&self.engine.scope)));
+        (Arc::clone(&attempt), Some(attempt))
+    }
+
     /// Runs what was claimed and finishes the job on top of the slot's stack.
     fn run(&self, captures: Captures, created: Tick, scope: Arc<Scope>, is_own: bool) {
         let has_key = captures.has_key();
-        let Captures { operation, context, extras: _ } = captures;
+        let Captures { operation, context, extras } = captures;
+        let again = extras.and_then(|extras| extras.retry.is_some().then(|| (context.clone(), extras)));
         let mut context = Context::of_job(context, scope);
         let returned = contain(|| operation.run(&context));
         let completed = Tick::now().max(created);
         let (state, result) = judge(returned, &context);
+        let operation = match again {
+            None => operation,
+            Some((given, extras)) => {
+                let captures = Captures { operation, context: given, extras: Some(extras) };
+                match self.try_again(captures, &context, state, &result, completed) {
+                    Some(operation) => operation,
+                    None => {
+                        discard("what an attempt failed with", result);
+                        return discard("the context of a job", context);
+                    }
+                }
+            }
+        };
         let spent = if operation.is_plain() {
             Some(operation)
         } else {
@@ -334,6 +380,120 @@ impl Worker {
         if let Some(id) = with_key {
             self.engine.leave_key(id, false);
         }
+    }
+
+    /// Puts the job on top of the slot's stack back to wait for its next attempt, if there is to be one. If not, gives the
+    /// operation back, with everything else dropped.
+    #[cold]
+    fn try_again(
+        &self,
+        mut captures: Captures,
+        context: &Context,
+        state: JobState,
+        result: &Result<Vec<u8>, Error>,
+        completed: Tick,
+    ) -> Option<Box<dyn Run>> {
+        let task = self.slot.lock().stack.last().map(|running| Arc::clone(&running.task))?;
+        if let Some(extras) = &mut captures.extras {
+            extras.listening = None;
+        }
+        let failed = matches!(state, JobState::Failed | JobState::Panicked) && !context.is_done();
+        if let (true, Err(error)) = (failed, result) {
+            match self.next_attempt(&task, &captures, error) {
+                Ok((due, delay)) => {
+                    self.note_attempt(&task, error, completed, delay);
+                    return self.put_back(task, captures, due);
+                }
+                Err(why) => task.note_tries(|tries| tries.gave_up = Some(why)),
+            }
+        }
+        if task.attempts() > 1 {
+            // It may have been tried by another delegator.
+            task.note_tries(|_| ());
+        }
+        drop(task);
+        let Captures { operation, context, extras } = captures;
+        discard("the policy of a job", extras);
+        discard("the context of a job", context);
+        Some(operation)
+    }
+
+    /// When the job is to be tried again, and how long that is from now.
+    fn next_attempt(
+        &self,
+        task: &Task,
+        captures: &Captures,
+        error: &Error,
+    ) -> Result<(Tick, Duration), GaveUp> {
+        let retry = captures.extras.as_ref().and_then(|extras| extras.retry.as_ref());
+        let Some(retry) = retry else { return Err(GaveUp::Attempts) };
+        let (engine, attempt) = (&self.engine, task.attempts());
+        let delay = retry.policy.decide(error, attempt, engine.retries.random(task.id, attempt))?;
+        let now = Tick::now();
+        let due = now.after(delay);
+        if due >= task.deadline {
+            return Err(GaveUp::Deadline);
+        }
+        if !engine.retries.spend(now, engine.registry.accepted()) {
+            return Err(GaveUp::Budget);
+        }
+        Ok((due, delay))
+    }
+
+    /// Keeps what there is to know of an attempt that failed, and tells it.
+    fn note_attempt(&self, task: &Task, error: &Error, ended: Tick, delay: Duration) {
+        let number = task.attempts();
+        let started = task.started().unwrap_or(ended);
+        let attempt =
+            Attempt { number, worker: task.worker(), started, ended, wall: task.wall, error: error.clone() };
+        let took = attempt.run_time();
+        let forgotten = task.note_tries(|tries| tries.push(attempt));
+        discard("the error of an attempt", forgotten);
+        let level = if error.is_panic() { log::Level::Error } else { log::Level::Warn };
+        let place = task.worker().map_or("in its caller".to_owned(), |worker| format!("on worker {worker}"));
+        log(
+            level,
+            format_args!(
+                "job {} {:?} failed {place}, in attempt {number}: ran {took:.1?}, next in {delay:.1?}: {error}",
+                task.id, task.name
+            ),
+        );
+        self.engine.events.emit(|| Event::Retrying {
+            id: task.id,
+            name: task.name.clone(),
+            attempt: number,
+            error: error.clone(),
+            delay,
+        });
+    }
+
+    fn put_back(&self, task: Arc<Task>, captures: Captures, due: Tick) -> Option<Box<dyn Run>> {
+        if captures.has_key() {
+            // Others may have the key meanwhile. Before the job can enter again.
+            self.engine.leave_key(task.id, false);
+        }
+        // Whoever cancels a running job looks for it under this lock. It does not get lost: they find it here or waiting, and
+        // whoever has found it here cancels the scope that it keeps.
+        let mut at_work = self.slot.lock();
+        let running = at_work.stack.pop();
+        // What is said from now on, through a context that was kept, goes nowhere.
+        if let Some(notes) = running.as_ref().and_then(|running| running.scope.as_ref()?.notes()) {
+            let _ = notes.close();
+        }
+        let back = self.engine.schedule_again(&task, captures, due);
+        drop(at_work);
+        discard("the context of a job", running);
+        match back {
+            Ok(()) => self.engine.confirm_again(&task, due),
+            // A shutdown hands back what waits, and what would.
+            Err(captures) => {
+                self.engine.retries.refund();
+                task.forget_start();
+                self.engine.hand_back(&task, captures, None);
+            }
+        }
+        discard("a finished job", task);
+        None
     }
 
     /// A scope for the next job that has none of its own: the last one's, if that left it as it was.

@@ -975,3 +975,45 @@ fn everything_at_once_keeps_order_limit_and_accounts() {
         assert_eq!(delegator.shutdown(Shutdown::drain()).total(), 0);
     });
 }
+
+#[test]
+fn a_job_that_waits_for_its_next_attempt_leaves_the_key_to_others_and_takes_it_again() {
+    let delegator = Delegator::manual();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let flaky = {
+        let order = Arc::clone(&order);
+        Job::new("flaky", move |_| {
+            let mut order = order.lock().unwrap();
+            order.push("flaky");
+            if order.iter().filter(|name| **name == "flaky").count() < 3 {
+                Err("no".into())
+            } else {
+                Ok(Vec::new())
+            }
+        })
+    };
+    let other = |name: &'static str, time: u64| {
+        let order = Arc::clone(&order);
+        Job::new(name, move |ctx| {
+            order.lock().unwrap().push(name);
+            ctx.sleep(Duration::from_secs(time)).map(|()| Vec::new())
+        })
+    };
+    let retry = workpath::Retry::fixed(Duration::from_secs(5)).max_attempts(3);
+    let flaky = delegator.submit(flaky.with_key("k").with_retry(retry)).unwrap();
+    let short = delegator.submit(other("short", 1).with_key("k")).unwrap();
+    assert!(delegator.step());
+    assert_eq!((flaky.state(), delegator.stats().keys), (JobState::Scheduled, 1));
+    assert!(delegator.step(), "the key is free meanwhile");
+    assert_eq!((short.state(), delegator.stats().keys), (JobState::Completed, 0));
+    // It is due while another has the key, and has to wait for that.
+    delegator.advance(Duration::from_secs(3));
+    let long = delegator.submit(other("long", 10).with_key("k")).unwrap();
+    let last = delegator.submit(other("last", 0).with_key("k")).unwrap();
+    delegator.run_until_idle();
+    delegator.advance(Duration::from_secs(60));
+    assert_eq!(*order.lock().unwrap(), ["flaky", "short", "long", "last", "flaky", "flaky"]);
+    assert_eq!((flaky.wait().attempts(), flaky.state()), (3, JobState::Completed));
+    assert!([long, last].iter().all(|handle| handle.state() == JobState::Completed));
+    assert_eq!(delegator.stats().keys, 0);
+}

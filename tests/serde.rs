@@ -31,6 +31,7 @@ fn a_record_has_everything_but_the_payload() {
                 "name": "answer",
                 "state": "completed",
                 "worker": 0,
+                "attempts": 1,
                 "created_unix_ms": millis(record.created_at()) as u64,
                 "started_unix_ms": millis(record.started_at().unwrap()) as u64,
                 "completed_unix_ms": millis(record.completed_at()) as u64,
@@ -151,7 +152,7 @@ fn stats_come_back_as_they_were() {
             value,
             json!({
                 "scheduled": 1, "queued": 1, "running": 1, "submitted": 3, "completed": 0, "failed": 0,
-                "panicked": 0, "cancelled": 0, "timed_out": 0, "rejected": 0,
+                "panicked": 0, "cancelled": 0, "timed_out": 0, "retried": 0, "rejected": 0,
                 "dropped": 0, "keys": 0,
                 "places": {"high": 0, "normal": 0, "low": 1},
             })

@@ -89,6 +89,17 @@ impl Context {
         self.scope.take()
     }
 
+    /// Hangs a scope for all attempts of a job under that of the context, and gives it.
+    pub(crate) fn push_scope(&mut self) -> Arc<Scope> {
+        let scope = Scope::for_attempts(self.scope.take());
+        self.scope = Some(Arc::clone(&scope));
+        scope
+    }
+
+    pub(crate) fn scope(&self) -> Option<Arc<Scope>> {
+        self.scope.clone()
+    }
+
     /// A context that also has this value. A key that an ancestor has too hides the ancestor's value, also where the types
     /// differ. Costs two allocations.
     ///

@@ -44,6 +44,8 @@ pub(crate) struct Scope {
 enum About {
     /// It is the host of a delegator's jobs.
     Host(Weak<Engine>),
+    /// It is the scope for all attempts of a job: what cancels the job cancels it.
+    Attempts,
     /// It is the scope of a job whose operation has said something.
     Job(Arc<Notes>),
 }
@@ -84,6 +86,21 @@ impl Scope {
             about: OnceLock::new(),
             listeners: Mutex::default(),
         })
+    }
+
+    /// A scope for all attempts of a job, whose own scopes will be below it.
+    pub(crate) fn for_attempts(parent: Option<Arc<Scope>>) -> Arc<Scope> {
+        let scope = Scope::new(parent, None);
+        let _ = scope.about.set(About::Attempts);
+        scope
+    }
+
+    /// The scope whose cancel is that of the job which this is the scope of.
+    pub(crate) fn of_all_attempts(scope: Arc<Scope>) -> Arc<Scope> {
+        match &scope.parent {
+            Some(parent) if matches!(parent.about.get(), Some(About::Attempts)) => Arc::clone(parent),
+            _ => scope,
+        }
     }
 
     /// Tells a new scope whose jobs it is to be the host of.

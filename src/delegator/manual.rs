@@ -4,18 +4,18 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::Deref;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::Delegator;
 use super::shutdown::Closing;
 use super::thread::{self, Plan};
-use crate::clock::{self, Tick};
+use crate::clock::{self, Tick, WallOffset};
 use crate::context;
 use crate::driver::{self, Driven, Stepped};
 use crate::engine::Engine;
 use crate::panics::discard;
 use crate::queue::Phase;
-use crate::state::JobState;
+use crate::random;
 use crate::sync::channel::unbounded;
 use crate::sync::{Arc, Mutex};
 use crate::worker::{Hook, Worker};
@@ -105,6 +105,8 @@ impl Manual {
         // The delegator thread is told nothing: this thread looks itself.
         let (admin, _) = unbounded();
         let engine = thread::engine(&plan, admin);
+        // The ids of jobs differ from run to run.
+        engine.retries.seed(0);
         let closing = Arc::new(Closing::default());
         let hooks = (plan.on_worker_start.take(), plan.on_worker_stop.take());
         if clock::begin_virtual() {
@@ -155,6 +157,7 @@ impl Manual {
     #[must_use = "this is the delegator"]
     pub fn seeded(self, seed: u64) -> Manual {
         self.seat.0.random.set(Some(seed));
+        self.engine.retries.seed(seed);
         self
     }
 
@@ -238,6 +241,45 @@ impl Manual {
     pub fn now(&self) -> Instant {
         Tick::now().instant().unwrap_or_else(Instant::now)
     }
+
+    /// The virtual time by the wall clock: to make times of for [`Job::not_before`](crate::Job::not_before).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::Delegator;
+    ///
+    /// let delegator = Delegator::manual();
+    /// let start = delegator.wall_clock();
+    /// delegator.advance(Duration::from_secs(60));
+    /// assert_eq!(delegator.wall_clock(), start + Duration::from_secs(60));
+    /// ```
+    pub fn wall_clock(&self) -> SystemTime {
+        let now = Tick::now();
+        WallOffset::current(now).time(now)
+    }
+
+    /// Sets the wall clock, as an administrator or a time server does; [`now`](Manual::now) and everything that goes by it
+    /// stays as it is. Times before 1970 count as 1970.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::{Delegator, Job, JobState};
+    ///
+    /// let delegator = Delegator::manual();
+    /// let noon = delegator.wall_clock() + Duration::from_secs(3600);
+    /// let lunch = delegator.submit(Job::new("lunch", |_| Ok(Vec::new())).not_before(noon))?;
+    /// delegator.set_wall_clock(noon);
+    /// delegator.advance(Duration::from_secs(30)); // by then it has been noticed
+    /// assert_eq!(lunch.state(), JobState::Completed);
+    /// # Ok::<(), workpath::SubmitError>(())
+    /// ```
+    pub fn set_wall_clock(&self, time: SystemTime) {
+        clock::set_virtual_wall(time);
+    }
 }
 
 impl Deref for Manual {
@@ -292,10 +334,9 @@ impl Hand {
             self.shuffle();
             let next = if queue.phase() == Phase::Open { queue.try_pop() } else { self.engine.take_left() };
             let Some(task) = next else { return nothing };
-            let runs = task.look() == JobState::Queued;
-            self.worker.act(|worker| worker.execute_inline(task));
+            let ran = self.worker.act(|worker| worker.execute_inline(task));
             queue.offer();
-            if runs {
+            if ran {
                 return Stepped::Ran;
             }
             nothing = Stepped::Cleared;
@@ -304,19 +345,16 @@ impl Hand {
 
     /// Moves a random one of the queued jobs to the front.
     fn shuffle(&self) {
-        let Some(state) = self.random.get() else { return };
+        let Some(mut state) = self.random.get() else { return };
         let queue = &self.engine.queue;
-        // SplitMix64.
-        let state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let number = random::next(&mut state);
         self.random.set(Some(state));
-        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let turns = (mixed ^ (mixed >> 31)) % (queue.ready().max(1) as u64);
+        let turns = number % (queue.ready().max(1) as u64);
         for _ in 0..turns {
             let Some(task) = queue.try_pop() else { return };
             if let Err(task) = queue.try_push_at(task.level(), task) {
                 // Somebody else took the place meanwhile.
-                self.worker.act(|worker| worker.execute_inline(task));
+                let _ = self.worker.act(|worker| worker.execute_inline(task));
             }
         }
     }

@@ -16,6 +16,7 @@ pub use self::manual::Manual;
 use self::shutdown::Closing;
 pub use self::shutdown::{Shutdown, ShutdownReport};
 pub use self::stats::{Places, Stats};
+pub(crate) use self::submit::submit_here;
 pub use self::submit::{SubmitAllError, SubmitError};
 pub(crate) use self::thread::Plan;
 use self::thread::Started;
@@ -26,6 +27,7 @@ use crate::handle::{Coalesced, JobHandle};
 use crate::job::Job;
 use crate::latency::{Latencies, LatenciesByName};
 use crate::overflow::Overflow;
+use crate::periodic::{self, Every, Periodic, PeriodicError};
 use crate::registry::Registry;
 use crate::status::{self, WorkerStatus};
 use crate::sync::{Arc, JoinHandle, Mutex};
@@ -304,6 +306,44 @@ impl Delegator {
         submit::try_submit_all(&self.engine, jobs)
     }
 
+    /// Submits a job again and again: whenever it is time, the function makes one. The times begin now; an interval alone is
+    /// a [fixed rate](Every::fixed_rate).
+    ///
+    /// The function is called on a worker, so it takes the time of one; keep it short. Its job runs there at once, or, if it
+    /// has a delay, a priority or another such option, as if the function had submitted it. While nobody has time for a tick,
+    /// it waits in the queue like a job; see [`Missed`](crate::Missed) for what then happens to the next. A panic in the
+    /// function is logged, and the next tick comes. A shutdown ends it.
+    ///
+    /// # Errors
+    ///
+    /// [`PeriodicError::ZeroInterval`], and [`PeriodicError::ShutDown`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::{Delegator, Job};
+    ///
+    /// let delegator = Delegator::manual();
+    /// let mut n = 0_u8;
+    /// let series = delegator.every(Duration::from_secs(60), move || {
+    ///     n += 1;
+    ///     let n = n;
+    ///     Job::new("count", move |_| Ok(vec![n])).with_timeout(Duration::from_secs(10))
+    /// })?;
+    /// delegator.advance(Duration::from_secs(180));
+    /// assert_eq!(series.last().expect("three").join()?, [3]);
+    /// series.stop();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn every(
+        &self,
+        every: impl Into<Every>,
+        job: impl FnMut() -> Job + Send + 'static,
+    ) -> Result<Periodic, PeriodicError> {
+        periodic::begin(&self.engine, every.into(), job)
+    }
+
     /// A handle that submits and does nothing else: for the parts of a program that must not shut the delegator down.
     ///
     /// # Examples
@@ -440,8 +480,8 @@ impl Delegator {
         self.engine.events.subscribe(capacity)
     }
 
-    /// Waits until nothing is queued or running. Jobs that others go on submitting may delay it without end, and from inside
-    /// a job it waits for ever: the job itself is running.
+    /// Waits until nothing is queued or running; jobs that wait for their time, or to be tried again, do not count. Jobs that
+    /// others go on submitting may delay it without end, and from inside a job it waits for ever: the job itself is running.
     ///
     /// # Examples
     ///

@@ -40,7 +40,8 @@ pub struct Shutdown {
 
 impl Shutdown {
     /// Refuses new jobs and finishes what is queued and running. Scheduled jobs are not waited for: they come back in
-    /// [`unstarted`](ShutdownReport::unstarted).
+    /// [`unstarted`](ShutdownReport::unstarted). So do jobs that wait to be tried again, or fail meanwhile and would: they
+    /// keep count of their attempts.
     ///
     /// # Examples
     ///

@@ -23,7 +23,7 @@ use crate::sync::Ordering;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Jobs that wait for the time that they were given.
+    /// Jobs that wait for the time that they were given, or to be tried again.
     pub scheduled: usize,
     /// Jobs that wait for a worker.
     pub queued: usize,
@@ -42,6 +42,8 @@ pub struct Stats {
     pub cancelled: u64,
     /// Jobs whose deadline ended them.
     pub timed_out: u64,
+    /// How often a job that had failed was put back to be tried again.
+    pub retried: u64,
     /// Submissions that were refused, for whatever reason. They do not count as submitted.
     pub rejected: u64,
     /// Of the cancelled jobs, those that gave their places in the full queue to others: see
@@ -103,6 +105,7 @@ impl Stats {
             panicked: self.panicked.saturating_sub(earlier.panicked),
             cancelled: self.cancelled.saturating_sub(earlier.cancelled),
             timed_out: self.timed_out.saturating_sub(earlier.timed_out),
+            retried: self.retried.saturating_sub(earlier.retried),
             rejected: self.rejected.saturating_sub(earlier.rejected),
             dropped: self.dropped.saturating_sub(earlier.dropped),
             ..*self
@@ -127,6 +130,7 @@ pub(super) fn stats(engine: &Engine) -> Stats {
         panicked: counts.panicked,
         cancelled: counts.cancelled,
         timed_out: counts.timed_out,
+        retried: engine.retries.count(),
         rejected: engine.rejected.load(Ordering::Relaxed),
         dropped: engine.dropped.load(Ordering::Relaxed),
         keys: engine.keys_in_use().0,

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::clock::Tick;
+use crate::clock::{self, Tick};
 use crate::context::{Action, End};
 use crate::engine::{Engine, Slot};
 use crate::error::{Error, SubmitErrorKind};
 use crate::events::Event;
-use crate::extras::When;
+use crate::extras::Start;
 use crate::handle::{Coalesced, JobHandle};
 use crate::id::JobId;
 use crate::job::Job;
@@ -420,8 +420,9 @@ fn accept_with(
     }
     let when = job.extras.as_ref().and_then(|extras| extras.when);
     let due = when.map(|when| match when {
-        When::After(delay) => Tick::now().after(delay),
-        When::At(tick) => tick,
+        Start::After(delay) => Tick::now().after(delay),
+        Start::At(tick) => tick,
+        Start::Wall(time) => Tick::now().after(Duration::from_nanos(time.saturating_sub(clock::wall_now()))),
     });
     let by_default = limit_by_default(engine, &mut job, || {
         let now = Tick::now();
@@ -441,7 +442,11 @@ fn accept_with(
         }
     }
     if let Some(due) = due.filter(|due| *due > Tick::now()) {
-        if engine.schedule(&task, due) {
+        let wall = match when {
+            Some(Start::Wall(time)) => Some(time),
+            _ => None,
+        };
+        if engine.schedule(&task, due, wall) {
             if let Some(share @ Share::Replace(_)) = share {
                 engine.look_at_key(&task, share);
             }
@@ -501,6 +506,31 @@ fn is_hopeless(engine: &Engine, pace: &Pace, task: &Task, level: Level) -> bool 
     let before = priorities.filter(|priority| *priority >= level.priority());
     let ahead = before.map(|priority| engine.queue.len_at(priority)).sum();
     Tick::now().after(pace.time_for(ahead)) > task.deadline
+}
+
+/// Accepts a job that a worker made which has nothing else to do: it runs it here, unless the job has options that say when
+/// and where. `true` if it did. `known` is called before the job can be finished, or at the latest then.
+pub(crate) fn submit_here(
+    engine: &Arc<Engine>,
+    mut job: Job,
+    known: impl FnOnce(&JobHandle),
+) -> Result<bool, SubmitError> {
+    if job.extras.is_some() || job.context.is_done() {
+        let handle = accept(engine, job, NoRoom::Wait)?;
+        known(&handle);
+        return Ok(false);
+    }
+    tell_submitted(engine, &job);
+    if engine.queue.phase() != Phase::Open {
+        return Err(refuse(engine, job, SubmitError::ShutDown));
+    }
+    let by_default = limit_by_default(engine, &mut job, Tick::now);
+    let handle = JobHandle { task: engine.admit(job, by_default) };
+    engine.registry.begin_submission();
+    engine.registry.accept_submission();
+    known(&handle);
+    worker::run_inline(&handle.task);
+    Ok(true)
 }
 
 /// Counts the task in and puts it in the queue, or gives it back.
@@ -625,6 +655,11 @@ fn give_way(engine: &Engine, task: Arc<Task>, by: JobId) {
     // One that has ended, or whose context is done, does not give way.
     task.look();
     if let Some(captures) = task.withdraw() {
+        if let Some(tick) = captures.tick() {
+            // No job: it is put back, and loses its turn.
+            tick.series.set(engine, Tick::now(), tick.owed);
+            return discard("a periodic job", captures);
+        }
         engine.dropped.fetch_add(1, Ordering::Relaxed);
         let cancel = Cancel::at(Origin::Displaced, Some(Arc::new(Displaced::Dropped { by })), None);
         task.end_claimed(captures, End::Cancel(Cancelled::now(cancel)));

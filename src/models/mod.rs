@@ -24,6 +24,10 @@ mod nested_wait;
 #[cfg(loom)]
 mod notes;
 #[cfg(loom)]
+mod periodic;
+#[cfg(loom)]
+mod retry;
+#[cfg(loom)]
 mod schedule;
 #[cfg(loom)]
 mod sleep_and_wake;

@@ -269,9 +269,7 @@ impl RedisQueue {
         let server = self.server();
         let found = list(self.ask(server.script(&server.scripts.find).arg(id.to_string()))?);
         Ok(match <[Value; 3]>::try_from(found) {
-            Ok([now, entry, Value::BulkString(body)]) => {
-                Some((number(&now) as u64, text(&entry), body))
-            }
+            Ok([now, entry, Value::BulkString(body)]) => Some((number(&now) as u64, text(&entry), body)),
             _ => None,
         })
     }
