@@ -351,6 +351,17 @@ impl Engine {
         self.queue.take_oldest(level).or_else(held)
     }
 
+    /// Ends the jobs that wait for their keys past their deadlines. `true` if there were some.
+    pub(crate) fn end_late(&self) -> bool {
+        let late = self.keys.get().map(|keys| keys.late(Tick::now())).unwrap_or_default();
+        let any = !late.is_empty();
+        for task in late {
+            task.look();
+            discard("a finished job", task);
+        }
+        any
+    }
+
     /// Takes out the jobs that wait for their keys.
     pub(crate) fn take_held(&self) -> Vec<Arc<Task>> {
         self.keys.get().map(|keys| keys.take_held(&self.queue)).unwrap_or_default()

@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::clock::Tick;
 use crate::id::JobId;
 use crate::panics::discard;
 use crate::priority::Level;
@@ -32,6 +33,8 @@ struct State {
     seats: HashMap<JobId, Seat>,
     /// The number of the next job that is held back.
     next: u64,
+    /// None of those that are held back has a deadline before this.
+    no_deadline_before: Option<Tick>,
 }
 
 #[derive(Default)]
@@ -110,7 +113,7 @@ impl Keys {
         };
         let limit = limit.unwrap_or(default_limit).max(1);
         let mut state = self.state.lock();
-        let State { keys, seats, next } = &mut *state;
+        let State { keys, seats, next, no_deadline_before } = &mut *state;
         if !task.is_waiting() {
             return queue.push_at(level, task, force);
         }
@@ -151,6 +154,8 @@ impl Keys {
         match held {
             None => own.holders.push(Arc::clone(&task)),
             Some(number) => {
+                let first = no_deadline_before.get_or_insert(Tick::NEVER);
+                *first = task.deadline.min(*first);
                 drop(own.held.insert(number, HeldBack { task: Arc::clone(&task), level, limit }));
             }
         }
@@ -272,6 +277,20 @@ impl Keys {
         let held = state.keys.values().flat_map(|key| &key.held);
         let of_the_level = held.filter(|(_, held)| held.level.priority() == level.priority());
         of_the_level.min_by_key(|(number, _)| **number).map(|(_, held)| Arc::clone(&held.task))
+    }
+
+    /// Those that are held back and whose deadline has passed: nobody else may look at them for long. Costs next to nothing
+    /// while there are none.
+    pub(crate) fn late(&self, now: Tick) -> Vec<Arc<Task>> {
+        let mut state = self.state.lock();
+        if state.no_deadline_before.is_none_or(|first| now < first) {
+            return Vec::new();
+        }
+        let held = state.keys.values().flat_map(|key| key.held.values()).map(|held| &held.task);
+        let (late, others): (Vec<_>, Vec<_>) = held.partition(|task| task.deadline <= now);
+        let late = late.into_iter().cloned().collect();
+        state.no_deadline_before = others.into_iter().map(|task| task.deadline).min();
+        late
     }
 
     /// Takes out all that are held back, the oldest first.
