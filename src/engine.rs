@@ -283,7 +283,8 @@ impl Engine {
         }
     }
 
-    /// Puts a task in the queue, at its level, or holds it back for its key. `force`: one with a key, also where there is no room.
+    /// Puts a task in the queue, at its level, or holds it back for its key. `force`: one with a key, also where there is no
+    /// room.
     pub(crate) fn push_at(
         &self,
         level: Level,
@@ -310,8 +311,8 @@ impl Engine {
         keys.enter(&self.queue, task, level, share, self.key_limit, force)
     }
 
-    /// Has a job with a key start without having been in the queue, if the key has room or is that of one of these jobs, which
-    /// wait for it.
+    /// Has a job with a key start without having been in the queue, if the key has room or is that of one of these jobs,
+    /// which wait for it.
     pub(crate) fn take_seat(&self, task: &Arc<Task>, inside: &[JobId]) -> bool {
         self.keys.get_or_init(Box::default).take_seat(task, self.key_limit, inside)
     }

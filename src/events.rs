@@ -21,8 +21,8 @@ use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 /// What a delegator tells those who [subscribe](crate::Delegator::subscribe).
 ///
 /// The events of one job come in order: `Submitted`, then `Rejected` or `Joined`; or `Submitted`, `Started` and its
-/// `Checkpoint`s unless it ends before, and `Finished`. Events of different jobs come in the order in which they were sent, which is about that in which things
-/// happened.
+/// `Checkpoint`s unless it ends before, and `Finished`. Events of different jobs come in the order in which they were sent,
+/// which is about that in which things happened.
 ///
 /// # Examples
 ///

@@ -1,11 +1,11 @@
 //! Jobs with keys: who may start, and who waits for whom.
 //!
-//! 1. A key has *holders*: jobs that are ready in the queue, or run. All others with the key are *held back*, in the order of
-//!    their submission; each has a reserved place in the queue. While jobs are held back, the key has no room.
-//! 2. A job leaves when it is over: by whoever took it out of its cell, to run or to end it, which happens once. Then those that
-//!    were held back and may start now become holders, and go to the end of the queue. A worker that finds a job in the queue
-//!    that somebody else has ended has it leave as well, so that what it made room for is in the queue before the worker can
-//!    find that empty; to leave twice is to leave once.
+//! 1. A key has *holders*: jobs that are ready in the queue, or run. All others with the key are *held back*, in the order
+//!    of their submission; each has a reserved place in the queue. While jobs are held back, the key has no room.
+//! 2. A job leaves when it is over: by whoever took it out of its cell, to run or to end it, which happens once. Then those
+//!    that were held back and may start now become holders, and go to the end of the queue. A worker that finds a job in the
+//!    queue that somebody else has ended has it leave as well, so that what it made room for is in the queue before the
+//!    worker can find that empty; to leave twice is to leave once.
 //! 3. Only jobs that have not ended enter, which is looked at under the lock that they leave under.
 //! 4. Nothing is left of a key without jobs.
 //!
@@ -96,8 +96,8 @@ impl Changes {
 }
 
 impl Keys {
-    /// Puts a job in the queue, or holds it back; gives it back if there is no room, or if it joins another. `force`: there is
-    /// always room, but for a capacity of zero.
+    /// Puts a job in the queue, or holds it back; gives it back if there is no room, or if it joins another. `force`: there
+    /// is always room, but for a capacity of zero.
     pub(crate) fn enter(
         &self,
         queue: &Queue<Arc<Task>>,
