@@ -212,8 +212,8 @@ impl Builder {
         self
     }
 
-    /// How many jobs with the same [key](crate::Job::with_key) may run at a time, unless the job says otherwise. One by default;
-    /// zero is one.
+    /// How many jobs with the same [key](crate::Job::with_key) may run at a time, unless the job says otherwise. One by
+    /// default; zero is one.
     ///
     /// # Examples
     ///

@@ -332,7 +332,8 @@ impl Engine {
         }
     }
 
-    /// Puts a task in the queue, at its level, or holds it back for its key. `force`: one with a key, also where there is no room.
+    /// Puts a task in the queue, at its level, or holds it back for its key. `force`: one with a key, also where there is no
+    /// room.
     pub(crate) fn push_at(
         &self,
         level: Level,
@@ -359,8 +360,8 @@ impl Engine {
         keys.enter(&self.queue, task, level, share, self.key_limit, force)
     }
 
-    /// Has a job with a key start without having been in the queue, if the key has room or is that of one of these jobs, which
-    /// wait for it.
+    /// Has a job with a key start without having been in the queue, if the key has room or is that of one of these jobs,
+    /// which wait for it.
     pub(crate) fn take_seat(&self, task: &Arc<Task>, inside: &[JobId]) -> bool {
         self.keys.get_or_init(Box::default).take_seat(task, self.key_limit, inside)
     }
@@ -398,6 +399,17 @@ impl Engine {
     pub(crate) fn take_oldest(&self, level: Level) -> Option<Arc<Task>> {
         let held = || self.keys.get().filter(|_| level != Level::Normal)?.oldest_held(level);
         self.queue.take_oldest(level).or_else(held)
+    }
+
+    /// Ends the jobs that wait for their keys past their deadlines. `true` if there were some.
+    pub(crate) fn end_late(&self) -> bool {
+        let late = self.keys.get().map(|keys| keys.late(Tick::now())).unwrap_or_default();
+        let any = !late.is_empty();
+        for task in late {
+            task.look();
+            discard("a finished job", task);
+        }
+        any
     }
 
     /// Takes out the jobs that wait for their keys.

@@ -23,8 +23,8 @@ use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 ///
 /// The events of one job come in order: `Submitted`, then `Rejected` or `Joined`; or `Submitted`, `Started` and its
 /// `Checkpoint`s unless it ends before, and `Finished`. A job that is tried again has `Retrying`, and another `Started`, for
-/// each further attempt. Events of different jobs come in the order in which they were sent, which is about that in which things
-/// happened.
+/// each further attempt. Events of different jobs come in the order in which they were sent, which is about that in which
+/// things happened.
 ///
 /// # Examples
 ///

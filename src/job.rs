@@ -378,26 +378,27 @@ impl Job {
     /// otherwise. For work on one thing at a time: a tenant, a device, a file. A second call replaces the key.
     ///
     /// Jobs with the same key start in the order of their submission, whatever their priorities. Those that have to wait for
-    /// each other keep no worker and hold up nobody else; they are queued, and take places in the queue. When a job with a key
-    /// ends, the next with that key lines up behind what waits already: a thousand jobs with one key do not keep the first with
-    /// another waiting.
+    /// each other keep no worker and hold up nobody else; they are queued, and take places in the queue. When a job with a
+    /// key ends, the next with that key lines up behind what waits already: a thousand jobs with one key do not keep the
+    /// first with another waiting.
     ///
-    /// Jobs with a key have the whole capacity of the queue for themselves, as each [priority](crate::Priority) has, and take
-    /// turns with those that have none, of the same priority. A [delayed](Job::with_delay) job has its key from when it is due.
+    /// Jobs with a key have the whole capacity of the queue for themselves, as each [priority](crate::Priority) has, and
+    /// take turns with those that have none, of the same priority. A [delayed](Job::with_delay) job has its key from when it
+    /// is due.
     ///
     /// # Inside jobs
     ///
-    /// A job that has a key and waits for another with that key lends it to that other, which then runs at once, before those
-    /// that wait for the key. A job that waits for one that others with its key precede runs those others first, if nobody runs
-    /// them yet. Jobs that hold a key and wait for jobs with other keys, held in turn by jobs that wait for the first, wait for
-    /// ever, as with locks. A job that is submitted onto a full queue from inside a job is run at once; one with a key is
-    /// queued all the same, beyond the capacity.
+    /// A job that has a key and waits for another with that key lends it to that other, which then runs at once, before
+    /// those that wait for the key. A job that waits for one that others with its key precede runs those others first, if
+    /// nobody runs them yet. Jobs that hold a key and wait for jobs with other keys, held in turn by jobs that wait for the
+    /// first, wait for ever, as with locks. A job that is submitted onto a full queue from inside a job is run at once; one
+    /// with a key is queued all the same, beyond the capacity.
     ///
-    /// With a [capacity](crate::Builder::queue_capacity) of zero nothing waits in the queue: then a job is accepted only when
-    /// its key is free, too, and a submission from inside a job may have to wait for that.
+    /// With a [capacity](crate::Builder::queue_capacity) of zero nothing waits in the queue: then a job is accepted only
+    /// when its key is free, too, and a submission from inside a job may have to wait for that.
     ///
-    /// It costs the job an allocation, unless another option has made one, and some locks and look-ups on its way; a delegator
-    /// whose jobs have no keys pays nothing.
+    /// It costs the job an allocation, unless another option has made one, and some locks and look-ups on its way; a
+    /// delegator whose jobs have no keys pays nothing.
     ///
     /// # Examples
     ///
@@ -425,7 +426,8 @@ impl Job {
     }
 
     /// Has the job run while fewer than so many others with its key do, instead of what
-    /// [`Builder::key_limit`](crate::Builder::key_limit) says. Zero is one; without a [key](Job::with_key) it changes nothing.
+    /// [`Builder::key_limit`](crate::Builder::key_limit) says. Zero is one; without a [key](Job::with_key) it changes
+    /// nothing.
     ///
     /// # Examples
     ///

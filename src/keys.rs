@@ -1,11 +1,11 @@
 //! Jobs with keys: who may start, and who waits for whom.
 //!
-//! 1. A key has *holders*: jobs that are ready in the queue, or run. All others with the key are *held back*, in the order of
-//!    their submission; each has a reserved place in the queue. While jobs are held back, the key has no room.
-//! 2. A job leaves when it is over: by whoever took it out of its cell, to run or to end it, which happens once. Then those that
-//!    were held back and may start now become holders, and go to the end of the queue. A worker that finds a job in the queue
-//!    that somebody else has ended has it leave as well, so that what it made room for is in the queue before the worker can
-//!    find that empty; to leave twice is to leave once.
+//! 1. A key has *holders*: jobs that are ready in the queue, or run. All others with the key are *held back*, in the order
+//!    of their submission; each has a reserved place in the queue. While jobs are held back, the key has no room.
+//! 2. A job leaves when it is over: by whoever took it out of its cell, to run or to end it, which happens once. Then those
+//!    that were held back and may start now become holders, and go to the end of the queue. A worker that finds a job in the
+//!    queue that somebody else has ended has it leave as well, so that what it made room for is in the queue before the
+//!    worker can find that empty; to leave twice is to leave once.
 //! 3. Only jobs that have not ended enter, which is looked at under the lock that they leave under.
 //! 4. Nothing is left of a key without jobs.
 //!
@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::clock::Tick;
 use crate::id::JobId;
 use crate::panics::discard;
 use crate::priority::Level;
@@ -32,6 +33,8 @@ struct State {
     seats: HashMap<JobId, Seat>,
     /// The number of the next job that is held back.
     next: u64,
+    /// None of those that are held back has a deadline before this.
+    no_deadline_before: Option<Tick>,
 }
 
 #[derive(Default)]
@@ -93,8 +96,8 @@ impl Changes {
 }
 
 impl Keys {
-    /// Puts a job in the queue, or holds it back; gives it back if there is no room, or if it joins another. `force`: there is
-    /// always room, but for a capacity of zero.
+    /// Puts a job in the queue, or holds it back; gives it back if there is no room, or if it joins another. `force`: there
+    /// is always room, but for a capacity of zero.
     pub(crate) fn enter(
         &self,
         queue: &Queue<Arc<Task>>,
@@ -110,7 +113,7 @@ impl Keys {
         };
         let limit = limit.unwrap_or(default_limit).max(1);
         let mut state = self.state.lock();
-        let State { keys, seats, next } = &mut *state;
+        let State { keys, seats, next, no_deadline_before } = &mut *state;
         if !task.is_waiting() {
             return queue.push_at(level, task, force);
         }
@@ -151,6 +154,8 @@ impl Keys {
         match held {
             None => own.holders.push(Arc::clone(&task)),
             Some(number) => {
+                let first = no_deadline_before.get_or_insert(Tick::NEVER);
+                *first = task.deadline.min(*first);
                 drop(own.held.insert(number, HeldBack { task: Arc::clone(&task), level, limit }));
             }
         }
@@ -272,6 +277,20 @@ impl Keys {
         let held = state.keys.values().flat_map(|key| &key.held);
         let of_the_level = held.filter(|(_, held)| held.level.priority() == level.priority());
         of_the_level.min_by_key(|(number, _)| **number).map(|(_, held)| Arc::clone(&held.task))
+    }
+
+    /// Those that are held back and whose deadline has passed: nobody else may look at them for long. Costs next to nothing
+    /// while there are none.
+    pub(crate) fn late(&self, now: Tick) -> Vec<Arc<Task>> {
+        let mut state = self.state.lock();
+        if state.no_deadline_before.is_none_or(|first| now < first) {
+            return Vec::new();
+        }
+        let held = state.keys.values().flat_map(|key| key.held.values()).map(|held| &held.task);
+        let (late, others): (Vec<_>, Vec<_>) = held.partition(|task| task.deadline <= now);
+        let late = late.into_iter().cloned().collect();
+        state.no_deadline_before = others.into_iter().map(|task| task.deadline).min();
+        late
     }
 
     /// Takes out all that are held back, the oldest first.

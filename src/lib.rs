@@ -230,8 +230,8 @@
 //! ## Keys
 //!
 //! Jobs with the same [key](Job::with_key) run one at a time and in order, or [as few](Builder::key_limit) as one likes, and
-//! keep no worker from others while they wait. [`coalesce`](Delegator::coalesce) asks for work that may be under way already,
-//! and [`supersede`](Delegator::supersede) for work that makes what was asked before pointless.
+//! keep no worker from others while they wait. [`coalesce`](Delegator::coalesce) asks for work that may be under way
+//! already, and [`supersede`](Delegator::supersede) for work that makes what was asked before pointless.
 //!
 //! ```
 //! use workpath::{Delegator, Job};

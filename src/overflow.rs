@@ -31,12 +31,11 @@ pub enum Overflow {
     /// Runs it on the calling thread, before the call returns: who submits faster than the workers work, works too.
     ///
     /// The job is one like any other: it runs under its context and the delegator's, its panic is contained, it is in the
-    /// registry and in the numbers, and a shutdown cancels it and waits for it. One with a [key](crate::Job::with_key) that is
-    /// taken waits for room instead. But it runs on no worker:
-    /// [`JobRecord::worker`](crate::JobRecord::worker) is `None`, [`Event::Started`](crate::Event::Started) and
-    /// [`WorkerStatus`](crate::WorkerStatus) have an index past those of the workers and the name of the calling thread, and
-    /// the hooks of workers are not called. It must not wait for what the caller is to do, nor for a lock that the caller
-    /// holds.
+    /// registry and in the numbers, and a shutdown cancels it and waits for it. One with a [key](crate::Job::with_key) that
+    /// is taken waits for room instead. But it runs on no worker: [`JobRecord::worker`](crate::JobRecord::worker) is `None`,
+    /// [`Event::Started`](crate::Event::Started) and [`WorkerStatus`](crate::WorkerStatus) have an index past those of the
+    /// workers and the name of the calling thread, and the hooks of workers are not called. It must not wait for what the
+    /// caller is to do, nor for a lock that the caller holds.
     CallerRuns,
     /// Makes room: of the jobs of the same [priority](crate::Priority) that wait in the queue, the one that has waited
     /// longest ends [`Cancelled`](crate::JobState::Cancelled), with [`Displaced::Dropped`] as the cause, and

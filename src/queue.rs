@@ -22,8 +22,8 @@
 //! 5. whoever was called calls the next, if there is room by the same rule, when it has taken its place or gone.
 //!
 //! Priorities. The channel is the level of the jobs that have none. The two others come to be with the first job that has
-//! one, each with the same capacity and a line of its own; workers sleep and search for all of them together. Jobs with a key
-//! and no priority have a level of their own in the same way. Without a queue there is nothing to overtake in, so with a
+//! one, each with the same capacity and a line of its own; workers sleep and search for all of them together. Jobs with a
+//! key and no priority have a level of their own in the same way. Without a queue there is nothing to overtake in, so with a
 //! capacity of zero all jobs are alike.
 
 use std::collections::VecDeque;

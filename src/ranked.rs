@@ -1,13 +1,13 @@
-//! What waits beside the channel of the queue: the jobs of high and of low priority, and at the level of the channel those with
-//! a key.
+//! What waits beside the channel of the queue: the jobs of high and of low priority, and at the level of the channel those
+//! with a key.
 //!
 //! A job that its key holds back is not in here, but its place is: it is reserved.
 //!
 //! Who takes a job takes it from the highest level at which one waits, but for the ageing: whenever jobs wait at a level and
 //! a job of a higher one is taken instead, the level has been passed over once more. Once it has been so as often as
 //! [`PATIENCE`] says, it is its turn; if it is the turn of two, the lower goes first. So how long a job waits depends on the
-//! jobs that others submit, but never on whether they stop. At the level of the channel, jobs with a key and jobs without take
-//! turns.
+//! jobs that others submit, but never on whether they stop. At the level of the channel, jobs with a key and jobs without
+//! take turns.
 
 use std::collections::VecDeque;
 

@@ -283,6 +283,26 @@ fn a_held_job_ends_at_its_deadline_for_whoever_waits() {
 }
 
 #[test]
+fn held_jobs_past_their_deadline_take_no_place_from_others() {
+    watchdog(|| {
+        let delegator = sized(1, 2);
+        let (_holder, release) = hold(&delegator, "key");
+        let late = [0, 1].map(|_| {
+            let late = yields("late", []).with_key("key").with_timeout(common::BRIEF);
+            delegator.try_submit(late).expect("room")
+        });
+        thread::sleep(common::BRIEF);
+        let next = delegator.try_submit(yields("next", []).with_key("other")).expect("nobody else wants it");
+        assert!(late.iter().all(|late| late.state() == JobState::TimedOut));
+        let stays = delegator.try_submit(yields("stays", []).with_key("key").with_timeout(FOREVER));
+        let stays = stays.expect("room");
+        assert!(delegator.try_submit(yields("more", []).with_key("key")).is_err());
+        release.open();
+        assert_eq!((next.wait().state(), stays.wait().state()), (JobState::Completed, JobState::Completed));
+    });
+}
+
+#[test]
 fn a_hundred_thousand_keys_leave_nothing() {
     watchdog(|| {
         let delegator = sized(2, 1024);

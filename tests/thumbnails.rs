@@ -1,4 +1,5 @@
-//! The example `thumbnails`, run as a program: a small copy of every picture, the broken ones named, and an end when it is told.
+//! The example `thumbnails`, run as a program: a small copy of every picture, the broken ones named, and an end when it is
+//! told.
 
 #![cfg(target_os = "linux")]
 

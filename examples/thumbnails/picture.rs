@@ -12,8 +12,8 @@ pub(crate) fn is_one(path: &Path) -> bool {
     matches!(ImageFormat::from_path(path), Ok(ImageFormat::Png | ImageFormat::Jpeg))
 }
 
-/// Writes a small copy of one file to another, and gives nothing. Looks between its steps whether it is still wanted: none of
-/// them takes long.
+/// Writes a small copy of one file to another, and gives nothing. Looks between its steps whether it is still wanted: none
+/// of them takes long.
 pub(crate) fn shrink(ctx: &Context, from: &Path, to: &Path, size: u32) -> Result<Vec<u8>, Error> {
     ctx.check()?;
     // Decided by what is in it: names lie.

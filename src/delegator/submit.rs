@@ -571,9 +571,19 @@ fn make_room(
     if let Some(other) = found(share.as_deref()) {
         return Ok(join(engine, task, handle, other));
     }
+    let mut task = task;
     if let Some(end) = task.context().end() {
         drop(handle);
         return Ok(end_at_once(engine, task, end));
+    }
+    if level != Level::Normal && engine.end_late() {
+        match push(engine, task, level, share.as_deref_mut()) {
+            Ok(()) => return confirm(engine, handle),
+            Err(back) => task = back,
+        }
+        if let Some(other) = found(share.as_deref()) {
+            return Ok(join(engine, task, handle, other));
+        }
     }
     let until = match no_room {
         NoRoom::GiveUp => return Err(give_back(engine, task, handle, SubmitError::Full)),
@@ -610,7 +620,6 @@ fn make_room(
         NoRoom::Wait | NoRoom::RunHere => Tick::NEVER,
         NoRoom::WaitUntil(until) => until,
     };
-    let mut task = task;
     for _ in 0..SPINS {
         if !engine.queue.is_full(level) {
             match push(engine, task, level, share.as_deref_mut()) {

@@ -1,5 +1,5 @@
-//! Jobs with one key against whoever else is about: they never run at the same time, keep their order, and each ends once; the
-//! key is free in the end.
+//! Jobs with one key against whoever else is about: they never run at the same time, keep their order, and each ends once;
+//! the key is free in the end.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
