@@ -88,7 +88,7 @@ fn top(queue: &RedisQueue) -> Result<(), Box<dyn std::error::Error>> {
     loop {
         let counts = patiently(|| queue.counts())?;
         let left = counts.waiting + counts.delayed + counts.leased;
-        let change = left as i64 - before.replace(left).unwrap_or(left) as i64;
+        let change = i128::from(left) - i128::from(before.replace(left).unwrap_or(left));
         let line = format!(
             "{:>10} {:>10} {:>10} {:>10} {change:>+10}",
             counts.waiting, counts.delayed, counts.leased, counts.dead

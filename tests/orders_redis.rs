@@ -1,5 +1,5 @@
-//! The queue on a server: what it does, and what it survives. Each test starts a `redis-server` of its own on loopback, and is
-//! skipped where there is none.
+//! The queue on a server: what it does, and what it survives. Each test starts a `redis-server` of its own on loopback, and
+//! is skipped where there is none.
 #![cfg(feature = "redis")]
 
 mod common;

@@ -4,8 +4,8 @@
 //!
 //! | key | what is in it |
 //! |---|---|
-//! | `wp:{q}:s:0` .. `s:2` | a stream for each priority with what waits and what is leased; its group is `w`. Fields: `id`, `n` (failures), `dl` (deadline or 0), `b` (the order) |
-//! | `wp:{q}:i` | hash, by id: rank, entry (`0-0` while delayed), result TTL, 1 if cancelled, how often handed back, unique key |
+//! | `wp:{q}:s:0` .. `s:2` | a stream for each priority with what waits and what is leased; its group is `w` |
+//! | `wp:{q}:i` | hash, by id: rank, entry (`0-0` while delayed), result TTL, cancelled, times handed back, unique key |
 //! | `wp:{q}:z`, `wp:{q}:zb` | what is not due: zset of ids by time, and hash by id: failures, deadline, order |
 //! | `wp:{q}:u` | hash: unique key, id |
 //! | `wp:{q}:dead`, `wp:{q}:d` | dead letters: stream, and hash of their entries by id |
@@ -14,9 +14,11 @@
 //! | `wp:{q}:h` | there are leases that have ended, or may be |
 //! | `wp:{q}:w:CONSUMER` | list: wake-ups for one process |
 //!
-//! A lease is an entry in the group's list of pending ones. Its fence is the count of deliveries, and its end is when the entry has
-//! been idle for a day: one that is leased for a minute starts as idle for a day less a minute. So leases of any length
-//! end when they should, whoever looks. What is handed back is idle for two days, and belongs to nobody.
+//! An entry has the fields `id`, `n` (failures), `dl` (deadline or 0) and `b` (the order), in this sequence.
+//!
+//! A lease is an entry in the group's list of pending ones. Its fence is the count of deliveries, and its end is when the
+//! entry has been idle for a day: one that is leased for a minute starts as idle for a day less a minute. So leases of any
+//! length end when they should, whoever looks. What is handed back is idle for two days, and belongs to nobody.
 
 /// A day, in milliseconds: the longest lease.
 pub(super) const DAY: u64 = 24 * 60 * 60 * 1000;
@@ -46,13 +48,17 @@ end
 local function add(p, id, n, dl, body)
   return call('XADD', S[p + 1], '*', 'id', id, 'n', n, 'dl', dl, 'b', body)
 end
+local over = {}
 local function finish(id, key, ttl, text)
-  call('HDEL', INDEX, id)
+  over[#over + 1] = id
   if key ~= '' then call('HDEL', UNIQUE, key) end
   if ttl ~= '0' then
     call('RPUSH', RESULT .. id, text)
     call('PEXPIRE', RESULT .. id, ttl)
   end
+end
+local function forget()
+  if #over > 0 then call('HDEL', INDEX, unpack(over)) end
 end
 local function bury(id, n, why, body)
   while call('XLEN', DEAD) >= 10000 do
@@ -68,17 +74,17 @@ local function drop(s, e)
 end
 ";
 
-/// Capacity; for each order: id, rank, due, result TTL, deadline, unique key, order. For each: nothing if it is in, `i` if it
-/// is there, `k` and the id of the other that has its key, `f` and how many orders there are.
+/// Capacity; for each order: id, rank, due, result TTL, deadline, unique key, order. For each: nothing if it is in, `i` if
+/// it is there, `k` and the id of the other that has its key, `f` and how many orders there are.
 const ENQUEUE: &str = r"
 local t = now()
 local size, capacity = call('HLEN', INDEX), tonumber(ARGV[1])
-local answers, waiting = {}, false
+local answers, waiting, index, new = {}, false, {'HSET', INDEX}, {}
 for at = 2, #ARGV, 7 do
   local id, p, due, ttl, dl, key, body = unpack(ARGV, at, at + 6)
   local there = key ~= '' and call('HGET', UNIQUE, key)
   local answer = ''
-  if call('HEXISTS', INDEX, id) == 1 then
+  if new[id] or call('HEXISTS', INDEX, id) == 1 then
     answer = 'i'
   elseif there then
     answer = 'k' .. there
@@ -92,12 +98,15 @@ for at = 2, #ARGV, 7 do
       e = add(p, id, 0, dl, body)
       waiting = true
     end
-    call('HSET', INDEX, id, p .. ' ' .. e .. ' ' .. ttl .. ' 0 0 ' .. key)
+    index[#index + 1] = id
+    index[#index + 1] = p .. ' ' .. e .. ' ' .. ttl .. ' 0 0 ' .. key
+    new[id] = true
     if key ~= '' then call('HSET', UNIQUE, key, id) end
     size = size + 1
   end
   answers[#answers + 1] = answer
 end
+if #index > 2 then call(unpack(index)) end
 if waiting then wake() end
 return answers
 ";
@@ -108,9 +117,8 @@ const LEASE: &str = r"
 local me, max, idle = ARGV[1], tonumber(ARGV[2]), DAY - ARGV[3]
 local t = now()
 local out, got = {}, 0
-local function give(p, e, count, deliveries, cancelled, fields)
+local function give(p, e, count, deliveries, cancelled, fields, v)
   local id, n, dl, body = fields[2], fields[4], tonumber(fields[6]), fields[8]
-  local v = call('HGET', INDEX, id or '')
   if not v or not dl or not body then
     bury(id or '', tonumber(n) or 0, 'not an order', body or '')
     drop(S[p + 1], e)
@@ -160,7 +168,7 @@ if ARGV[4] == '1' or call('EXISTS', BACK) == 1 then
           more = true
         else
           call('XCLAIM', S[p + 1], 'w', me, DAY, e, 'IDLE', idle, 'RETRYCOUNT', count + 1, 'JUSTID')
-          give(p, e, count + 1, count - back + 1, cancelled, entry[2])
+          give(p, e, count + 1, count - back + 1, cancelled, entry[2], v)
           alone = lost and got > 0
         end
       end
@@ -173,16 +181,21 @@ for p = 0, 2 do
   if alone or got >= max then break end
   local read = call('XREADGROUP', 'GROUP', 'w', me, 'COUNT', max - got, 'STREAMS', S[p + 1], '>')
   if read then
-    local entries, claim = read[1][2], {'XCLAIM', S[p + 1], 'w', me, 0}
-    for _, entry in ipairs(entries) do claim[#claim + 1] = entry[1] end
+    local entries, claim, ids = read[1][2], {'XCLAIM', S[p + 1], 'w', me, 0}, {}
+    for _, entry in ipairs(entries) do
+      claim[#claim + 1] = entry[1]
+      ids[#ids + 1] = entry[2][2] or ''
+    end
+    local found = call('HMGET', INDEX, unpack(ids))
     claim[#claim + 1] = 'IDLE'
     claim[#claim + 1] = idle
     claim[#claim + 1] = 'JUSTID'
     call(unpack(claim))
-    for _, entry in ipairs(entries) do give(p, entry[1], 1, 1, 0, entry[2]) end
+    for at, entry in ipairs(entries) do give(p, entry[1], 1, 1, 0, entry[2], found[at]) end
   end
 end
 
+forget()
 if more or got >= max then wake() end
 local head = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
 local left = -1
@@ -219,17 +232,20 @@ end
 return answers
 ";
 
-/// Consumer; for each: id, rank, entry, count, verdict (`c`, `d`, `x`, `r`, `b`), result or error, delay. For each: 1 if that is
-/// settled now, 0 if the lease was void.
+/// Consumer; for each: id, rank, entry, count, verdict (`c`, `d`, `x`, `r`, `b`), result or error, delay. For each: 1 if
+/// that is settled now, 0 if the lease was void.
 const SETTLE: &str = r"
 local me, t = ARGV[1], now()
-local answers, gone, back = {}, {{}, {}, {}}, false
+local answers, gone, back, ids, seen = {}, {{}, {}, {}}, false, {}, {}
+for at = 2, #ARGV, 7 do ids[#ids + 1] = ARGV[at] end
+local found = call('HMGET', INDEX, unpack(ids))
 for at = 2, #ARGV, 7 do
   local id, p, e, count, verdict, text, after = unpack(ARGV, at, at + 6)
-  local row = call('XPENDING', S[p + 1], 'w', e, e, 1, me)[1]
-  local v = row and row[4] == tonumber(count) and call('HGET', INDEX, id)
+  local row = not seen[id] and call('XPENDING', S[p + 1], 'w', e, e, 1, me)[1]
+  local v = row and row[4] == tonumber(count) and found[#answers + 1]
   local _, place, ttl, cancelled, returns, key
   if v then _, place, ttl, cancelled, returns, key = parse(v) end
+  seen[id] = place == e
   if place ~= e then
     answers[#answers + 1] = 0
   elseif verdict == 'b' then
@@ -264,6 +280,7 @@ for p = 1, 3 do
     call('XDEL', S[p], unpack(gone[p]))
   end
 end
+forget()
 if back then
   call('SET', BACK, 1)
   wake()
@@ -289,6 +306,7 @@ else
   drop(S[p + 1], e)
 end
 finish(id, key, ttl, '-cancelled')
+forget()
 return 1
 ";
 

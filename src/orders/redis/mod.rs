@@ -1,9 +1,10 @@
 //! A queue on a Redis or Valkey server.
 //!
-//! 1. What changes something is a script (see `lua`), so it is done as a whole, by the server's clock, and in one round trip.
+//! 1. What changes something is a script (see `lua`), so it is done as a whole, by the server's clock, and in one round
+//!    trip.
 //! 2. Each call takes a connection that is idle, or opens one. Who waits for orders or results has one to himself.
-//! 3. Who waits for orders blocks on a list of wake-ups, and asks for orders in the same breath: the server runs the script as soon
-//!    as the wake-up is there. A wake-up may be lost with a process; so nobody waits for more than a few seconds.
+//! 3. Who waits for orders blocks on a list of wake-ups, and asks for orders in the same breath: the server runs the script
+//!    as soon as the wake-up is there. A wake-up may be lost with a process; so nobody waits for more than a few seconds.
 
 mod lua;
 mod server;
@@ -47,21 +48,21 @@ const HASTE: Duration = Duration::from_millis(250);
 
 /// A queue of orders on a Redis or Valkey server, for any number of processes and machines. A clone is the same queue.
 ///
-/// The server must be Redis 6.2 or later, or Valkey. All keys of a queue begin with `wp:{NAME}:`, so that it is one slot of a
-/// cluster. Leases, and the times at which orders are due or too late, go by the server's clock. A lease lasts a day
+/// The server must be Redis 6.2 or later, or Valkey. All keys of a queue begin with `wp:{NAME}:`, so that it is one slot of
+/// a cluster. Leases, and the times at which orders are due or too late, go by the server's clock. A lease lasts a day
 /// at most.
 ///
 /// How safely an order is stored is the server's matter: set `appendonly yes`, so that it outlives the server, and
-/// `maxmemory-policy noeviction`, so that the server throws nothing away. With `appendfsync everysec` a power cut may take the last
-/// second; so may a kill of the server take up to two, if its disk is slow, since it answers before it has written then.
-/// `appendfsync always` is the remedy. A failover to a replica loses whatever the replica does not have yet.
-/// What is lost like this is lost without a word: an order that was acknowledged may not be there, and one that was settled may run
-/// again.
+/// `maxmemory-policy noeviction`, so that the server throws nothing away. With `appendfsync everysec` a power cut may take
+/// the last second; so may a kill of the server take up to two, if its disk is slow, since it answers before it has written
+/// then. `appendfsync always` is the remedy. A failover to a replica loses whatever the replica does not have yet.
+/// What is lost like this is lost without a word: an order that was acknowledged may not be there, and one that was settled
+/// may run again.
 ///
-/// Calls fail at once when the server is not there, and reconnect by themselves; [`result`](OrderQueue::result) goes on waiting.
-/// An answer may be lost with a connection: an order that is enqueued again after an
-/// [`Unavailable`](QueueErrorKind::Unavailable) is a [`Duplicate`](QueueErrorKind::Duplicate) of itself if it is in. Each thread
-/// that waits for a result or for orders takes up a connection.
+/// Calls fail at once when the server is not there, and reconnect by themselves; [`result`](OrderQueue::result) goes on
+/// waiting. An answer may be lost with a connection: an order that is enqueued again after an
+/// [`Unavailable`](QueueErrorKind::Unavailable) is a [`Duplicate`](QueueErrorKind::Duplicate) of itself if it is in. Each
+/// thread that waits for a result or for orders takes up a connection.
 ///
 /// # Examples
 ///
@@ -105,21 +106,21 @@ impl RedisQueue {
 
     /// The queue of this name on this server, which is made if it is not there: for 100,000 orders of up to 1 MiB.
     ///
-    /// The address is `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`, `unix:///PATH`, or with the feature `redis-tls` `rediss://`.
-    /// The name has 1 to 200 bytes, without braces and control characters.
+    /// The address is `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`, `unix:///PATH`, or with the feature `redis-tls`
+    /// `rediss://`. The name has 1 to 200 bytes, without braces and control characters.
     ///
     /// # Errors
     ///
-    /// [`Invalid`](QueueErrorKind::Invalid) for the address or the name, [`Unavailable`](QueueErrorKind::Unavailable) if nobody
-    /// answers within 5 seconds, [`Denied`](QueueErrorKind::Denied) for a wrong password or missing permissions,
+    /// [`Invalid`](QueueErrorKind::Invalid) for the address or the name, [`Unavailable`](QueueErrorKind::Unavailable) if
+    /// nobody answers within 5 seconds, [`Denied`](QueueErrorKind::Denied) for a wrong password or missing permissions,
     /// [`Version`](QueueErrorKind::Version) for a server that is too old, [`Corrupt`](QueueErrorKind::Corrupt) if something
     /// else has the keys. The text names the queue and the server, and never the password.
     pub fn connect(url: &str, name: &str) -> Result<RedisQueue, QueueError> {
         RedisQueue::connect_with(url, name, RedisQueue::DEFAULT_CAPACITY, DEFAULT_MAX_BYTES)
     }
 
-    /// As [`connect`](RedisQueue::connect), for so many orders, waiting, delayed and handed out together, each with so many bytes
-    /// of payload and values. Each process chooses for itself what it lets in.
+    /// As [`connect`](RedisQueue::connect), for so many orders, waiting, delayed and handed out together, each with so many
+    /// bytes of payload and values. Each process chooses for itself what it lets in.
     ///
     /// # Errors
     ///
@@ -175,8 +176,8 @@ impl RedisQueue {
         Ok(orders.iter().zip(answers).map(read).collect())
     }
 
-    /// One look for orders, after waiting for a wake-up for so long. Also whether that was a call of `wake`, and how long it is
-    /// until more is due.
+    /// One look for orders, after waiting for a wake-up for so long. Also whether that was a call of `wake`, and how long it
+    /// is until more is due.
     fn look(
         &self,
         max: usize,
@@ -211,7 +212,7 @@ impl RedisQueue {
             let place =
                 entry.split_once('-').and_then(|(ms, seq)| Some((ms.parse().ok()?, seq.parse().ok()?)));
             let (Ok(id), Some(place)) = (text(&id).parse(), place) else { return Err(server.mixed_up()) };
-            let fence = (count as u64) << 2 | rank as u64;
+            let fence = whole(count) << 2 | whole(rank);
             let token = LeaseToken { id, place, fence };
             let small = |number| u32::try_from(number).unwrap_or(u32::MAX);
             match Order::from_bytes(&body) {
@@ -269,7 +270,7 @@ impl RedisQueue {
         let server = self.server();
         let found = list(self.ask(server.script(&server.scripts.find).arg(id.to_string()))?);
         Ok(match <[Value; 3]>::try_from(found) {
-            Ok([now, entry, Value::BulkString(body)]) => Some((number(&now) as u64, text(&entry), body)),
+            Ok([now, entry, Value::BulkString(body)]) => Some((whole(number(&now)), text(&entry), body)),
             _ => None,
         })
     }
@@ -430,7 +431,7 @@ impl OrderQueue for RedisQueue {
         let server = self.server();
         let counts = list(self.ask(&server.script(&server.scripts.counts))?);
         let counts = <[Value; 4]>::try_from(counts).map_err(|_| server.mixed_up())?;
-        let [waiting, delayed, leased, dead] = counts.map(|count| u64::try_from(number(&count)).unwrap_or(0));
+        let [waiting, delayed, leased, dead] = counts.map(|count| whole(number(&count)));
         Ok(QueueCounts { waiting, delayed, leased, dead })
     }
 
@@ -576,4 +577,9 @@ fn number(value: &Value) -> i64 {
         Value::Int(number) => *number,
         value => text(value).parse().unwrap_or(-1),
     }
+}
+
+/// What is never negative, and counts as nothing if it is.
+fn whole(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
 }

@@ -151,8 +151,8 @@ impl Server {
         self.with(block, PATIENCE, |connection, _| ask(connection, cmd)).map_err(|error| self.explain(&error))
     }
 
-    /// Does something on a connection that nobody else uses meanwhile. What fails because the connection is an old one, or the
-    /// server has been emptied or restarted, is tried once more; the argument says if the first attempt may have been
+    /// Does something on a connection that nobody else uses meanwhile. What fails because the connection is an old one, or
+    /// the server has been emptied or restarted, is tried once more; the argument says if the first attempt may have been
     /// successful all the same.
     pub(super) fn with<T>(
         &self,

@@ -1,6 +1,6 @@
-//! What a queue on a server costs: `cargo run --release --manifest-path benches/queues/Cargo.toml --bin shared [FOLDER [FSYNC]]`
-//! starts a `redis-server` on loopback, whose files go to FOLDER, by default the current one, with `appendfsync` FSYNC, by
-//! default `everysec`.
+//! What a queue on a server costs: `cargo run --release --manifest-path benches/queues/Cargo.toml --bin shared [FOLDER
+//! [FSYNC]]` starts a `redis-server` on loopback, whose files go to FOLDER, by default the current one, with `appendfsync`
+//! FSYNC, by default `everysec`.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
