@@ -20,6 +20,7 @@ use crate::provenance::{Cancel, Cancelled, Origin};
 use crate::queue::{Phase, Queue};
 use crate::record::JobRecord;
 use crate::registry::{Evicted, Registry};
+use crate::stuck;
 use crate::sync::channel::Sender;
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, Padded, Weak, thread_local};
 use crate::task::{Captures, Task};
@@ -36,6 +37,8 @@ pub(crate) struct Engine {
     /// The host of every job's scope. Cancelling it cancels whatever runs.
     pub(crate) scope: Arc<Scope>,
     pub(crate) slots: Box<[Arc<Slot>]>,
+    /// How many workers there are at a time, as far as jobs that are stuck leave them.
+    pub(crate) workers: usize,
     pub(crate) callers: Callers,
     pub(crate) admin: Sender<Directive>,
     /// Wakes the delegator thread, which then calls [`look_around`](Engine::look_around).
@@ -57,11 +60,12 @@ pub(crate) struct Engine {
 }
 
 /// What a delegator does for all of its jobs, as its builder says.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Settings {
     pub(crate) default_timeout: Option<std::time::Duration>,
     pub(crate) latencies: bool,
     pub(crate) refuse_hopeless: bool,
+    pub(crate) stuck_after: std::time::Duration,
 }
 
 /// A worker as others see it.
@@ -75,6 +79,10 @@ pub(crate) struct AtWork {
     pub(crate) scope: Arc<Scope>,
     /// The job that the worker took from the queue, and on top of it those that it runs inline meanwhile.
     pub(crate) stack: Vec<Running>,
+    /// Whether there is a worker.
+    pub(crate) live: bool,
+    /// It is to leave when it has none of these jobs any more: another has its place.
+    pub(crate) replaced: bool,
 }
 
 /// A job on its worker.
@@ -82,12 +90,15 @@ pub(crate) struct Running {
     pub(crate) task: Arc<Task>,
     /// Where it is not that of the slot.
     pub(crate) scope: Option<Arc<Scope>>,
+    /// It was reported as stuck.
+    pub(crate) stuck: bool,
 }
 
 impl Slot {
-    pub(crate) fn new(thread_name: String, host: &Arc<Scope>) -> Slot {
-        let at_work =
-            AtWork { scope: Scope::new(None, Some(Arc::clone(host))), stack: Vec::with_capacity(4) };
+    pub(crate) fn new(thread_name: String, host: &Arc<Scope>, live: bool) -> Slot {
+        let scope = Scope::new(None, Some(Arc::clone(host)));
+        let stack = Vec::with_capacity(if live { 4 } else { 0 });
+        let at_work = AtWork { scope, stack, live, replaced: false };
         Slot { thread_name, at_work: Padded(Mutex::new(at_work)) }
     }
 
@@ -116,28 +127,34 @@ impl AtWork {
 }
 
 impl Engine {
-    /// `cells` is how many cells of evicted records may wait to be filled again; what does not fit is freed.
+    /// `cells` is how many cells of evicted records may wait to be filled again; what does not fit is freed. `workers` is how
+    /// many of the slots have a worker from the beginning.
     pub(crate) fn new(
         queue: Queue<Arc<Task>>,
         cells: usize,
         registry: Registry,
         thread_names: impl Iterator<Item = String>,
+        workers: usize,
         admin: Sender<Directive>,
         settings: Settings,
     ) -> Arc<Engine> {
-        let Settings { default_timeout, latencies, refuse_hopeless } = settings;
+        let Settings { default_timeout, latencies, refuse_hopeless, stuck_after } = settings;
         let scope = Scope::new(None, None);
-        let slots: Box<[_]> = thread_names.map(|name| Arc::new(Slot::new(name, &scope))).collect();
+        let slots: Box<[_]> = thread_names
+            .enumerate()
+            .map(|(index, name)| Arc::new(Slot::new(name, &scope, index < workers)))
+            .collect();
         Arc::new_cyclic(|weak: &Weak<Engine>| {
             scope.belongs_to(weak.clone());
             Engine {
                 queue,
                 registry,
                 scope,
-                pace: refuse_hopeless.then(|| Pace::new(slots.len())),
+                pace: refuse_hopeless.then(|| Pace::new(slots.len(), workers)),
                 slots,
+                workers,
                 callers: Callers::default(),
-                alarm: Arc::new(Alarm::new(admin.clone())),
+                alarm: Alarm::new(admin.clone(), stuck_after),
                 admin,
                 agenda: Padded::default(),
                 rejected: Padded::default(),
@@ -190,13 +207,21 @@ impl Engine {
         evicted.discard();
     }
 
-    /// What the delegator thread does when the alarm goes off; sets it again for what is still to come.
-    pub(crate) fn look_around(&self, now: Tick) {
+    /// What the delegator thread does when the alarm goes off; sets it again for what is still to come. Gives
+    /// each worker with a job that has become stuck, and what the log is to say.
+    pub(crate) fn look_around(&self, now: Tick) -> Vec<(usize, String)> {
+        let (stuck, next) = stuck::look(self, now);
+        self.alarm.set(next.min(self.release_due(now)));
+        stuck
+    }
+
+    /// Hands what is due to the workers, and gives when there is more to do.
+    fn release_due(&self, now: Tick) -> Tick {
         let mut listened = Vec::new();
         let mut agenda = self.agenda.lock();
         // Under the lock: who has closed the queue, and then takes this lock, finds nothing pushed afterwards.
         if self.queue.phase() != Phase::Open {
-            return;
+            return Tick::NEVER;
         }
         while let Some(place) = agenda.first().filter(|(tick, _)| *tick <= now) {
             let Some(task) = agenda.remove(place) else { break };
@@ -216,7 +241,7 @@ impl Engine {
         };
         drop(agenda);
         drop(listened);
-        self.alarm.set(next);
+        next
     }
 
     /// Puts a job in the agenda; `false` if nothing is scheduled any more.
@@ -340,6 +365,7 @@ impl Engine {
             Some(scope) => {
                 scope.cancel(cancel);
                 discard("the context of a finished job", scope);
+                self.alarm.set_for_end(Tick::now());
                 true
             }
             None => {
@@ -347,6 +373,12 @@ impl Engine {
                 false
             }
         }
+    }
+
+    /// Those of them that were reported as stuck.
+    pub(crate) fn stuck(&self) -> usize {
+        let slots = self.all_slots().into_iter();
+        slots.map(|(_, slot)| slot.lock().stack.iter().filter(|running| running.stuck).count()).sum()
     }
 }
 

@@ -411,6 +411,10 @@
 //! # }
 //! ```
 //!
+//! An operation that goes on though its context has ended is stuck. After a margin, [`Builder::stuck_after`], it is reported
+//! in the log and as [`Event::Stuck`]; [`Stats::stuck`] counts such jobs while they go on. With [`Builder::replacements`] a
+//! fresh worker takes its worker's place.
+//!
 //! # Events
 //!
 //! [`Delegator::subscribe`] gives a receiver of [`Event`]s: what was submitted, refused, started and finished, and that a
@@ -546,7 +550,8 @@
 //!
 //! No library can undo these, and this one does not try:
 //!
-//! * An operation that neither returns nor asks its context keeps its worker. A shutdown with a limit reports it as stuck.
+//! * An operation that neither returns nor asks its context keeps its worker. It is reported as stuck when its context has
+//!   ended, and by a shutdown with a limit. [`Builder::replacements`] keeps the queue going, for so many of them.
 //! * A stack overflow, a failed allocation and a panic in the destructor of a thread-local value end the process.
 //! * A program whose `main` returns, or that calls [`std::process::exit`], ends all threads where they are. Shut down before.
 //! * After a `fork`, the child has the memory of the delegators but none of their threads: it must not use them.
@@ -591,6 +596,7 @@ mod registry;
 mod set;
 mod state;
 mod status;
+mod stuck;
 mod sync;
 mod task;
 #[cfg(feature = "trace")]

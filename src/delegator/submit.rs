@@ -522,7 +522,7 @@ fn give_way(engine: &Engine, task: Arc<Task>, by: JobId) {
 /// Runs the job on this thread, which is no worker.
 fn run_here(engine: &Arc<Engine>, task: Arc<Task>, handle: JobHandle) -> Result<JobHandle, SubmitError> {
     let name = std::thread::current().name().unwrap_or("a caller").to_owned();
-    let slot = Arc::new(Slot::new(name, &engine.scope));
+    let slot = Arc::new(Slot::new(name, &engine.scope, true));
     engine.callers.enter(&slot);
     if engine.queue.phase() != Phase::Open {
         engine.callers.leave(&slot);
