@@ -113,7 +113,7 @@ fn drained_with_a_push_before() {
 #[test]
 fn two_workers_and_a_close() {
     explore(2, || {
-        let queue = Arc::new(Queue::<u32>::new(1, 2));
+        let queue = Arc::new(Queue::<u32>::new(1, 2, 0));
         let workers = [(); 2].map(|()| {
             let queue = Arc::clone(&queue);
             spawn(move || assert_eq!(take(&queue), None))
