@@ -39,10 +39,9 @@ fn a_job_starts_while_the_delegator_looks() {
 fn a_job_starts_while_what_it_is_below_is_cancelled() {
     explore(4, || {
         SETS.set(0);
-        let above = Scope::new(None, None);
-        let canceller = Arc::clone(&above);
-        let cancel = spawn(move || canceller.cancel(None));
-        let scope = Scope::new(Some(above), None);
+        let (mut ctx, canceller) = Context::background().with_cancel();
+        let cancel = spawn(move || canceller.cancel());
+        let scope = Scope::new(ctx.take_scope(), None);
         let noticed = Scope::employ(&scope);
         cancel.join().unwrap();
         assert!(noticed || SETS.get() > 0, "nobody looks after it");
