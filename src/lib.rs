@@ -525,6 +525,8 @@
 //! A delegator has its workers, named `workpath-0` and so on, and a thread of its own, `workpath-d`, that starts and joins
 //! them. A process has one more thread for all delegators, `workpath-timer`, from the first time that somebody listens to a
 //! deadline with `done` or `on_done`. Idle threads are blocked: they do not wake up to look.
+//! That a job is stuck is noticed by `workpath-d`, which sleeps until the margin of a job with a deadline is over, and logged by
+//! a thread that lives as long as that takes, `workpath-log`.
 //!
 //! Workers that run out of work, and threads that wait for a job, poll for some microseconds before they sleep, since a
 //! sleep and a wake-up cost more than most jobs take. Times come from the monotonic clock, with one reading of the wall clock
