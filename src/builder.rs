@@ -33,14 +33,10 @@ use crate::worker::Hook;
 #[must_use = "nothing is started before build()"]
 pub struct Builder {
     workers: Option<usize>,
+    replacements: usize,
     queue_capacity: usize,
     retention: Retention,
-    default_timeout: Option<Duration>,
-    latencies: bool,
-    refuse_hopeless: bool,
-    latency_names: usize,
-    key_limit: usize,
-    retry_budget: RetryBudget,
+    settings: Settings,
     thread_name: String,
     stack_size: Option<usize>,
     on_worker_start: Option<Hook>,
@@ -64,14 +60,17 @@ impl Delegator {
     pub fn builder() -> Builder {
         Builder {
             workers: None,
+            replacements: 0,
             queue_capacity: 1024,
             retention: Retention::default(),
-            default_timeout: None,
-            latencies: false,
-            refuse_hopeless: false,
-            latency_names: 0,
-            key_limit: 1,
-            retry_budget: RetryBudget::default(),
+            settings: Settings {
+                default_timeout: None,
+                latencies: None,
+                refuse_hopeless: false,
+                key_limit: 1,
+                retry_budget: RetryBudget::default(),
+                stuck_after: Duration::from_secs(10),
+            },
             thread_name: "workpath".to_owned(),
             stack_size: None,
             on_worker_start: None,
@@ -139,7 +138,82 @@ impl Builder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn default_timeout(mut self, timeout: Duration) -> Builder {
-        self.default_timeout = Some(timeout);
+        self.settings.default_timeout = Some(timeout);
+        self
+    }
+
+    /// How long an operation may go on after the end of its context, its deadline or a cancel, before it counts as stuck: 10
+    /// seconds by default, [`Duration::MAX`] is for ever.
+    ///
+    /// Such a job is reported once: by a line in the log at `warn` with its name, its id, its worker and its last
+    /// [checkpoint](crate::Context::checkpoint), and as [`Event::Stuck`](crate::Event::Stuck). While it goes on it is in
+    /// [`Stats::stuck`](crate::Stats::stuck), and [`WorkerStatus::stuck`](crate::WorkerStatus::stuck) of its worker is set. Of
+    /// jobs that wait for others which they run inline, each is looked at on its own. An operation that never looks at its
+    /// context, and is done in time, is no concern of this; one without a deadline that nobody cancels never is.
+    ///
+    /// Nobody watches a clock: the delegator's thread sleeps until the margin of a running job may be over, so it wakes up
+    /// about once in that time while there are jobs with deadlines. A job with a deadline takes a look at one number in memory
+    /// for it, one without takes nothing; cancelling a context that jobs ran under takes a lock of the process. The line in the
+    /// log is written by a thread of its own, since loggers may hang.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::{Delegator, Event, Job};
+    ///
+    /// let delegator = Delegator::builder().workers(1).stuck_after(Duration::from_millis(20)).build()?;
+    /// let events = delegator.subscribe(100);
+    /// let deaf = Job::new("deaf", |_| {
+    ///     std::thread::sleep(Duration::from_secs(1));
+    ///     Ok(Vec::new())
+    /// });
+    /// let deaf = delegator.submit(deaf.with_timeout(Duration::from_millis(250)))?;
+    /// let stuck = events.iter().find_map(|event| match event {
+    ///     Event::Stuck { id, .. } => Some(id),
+    ///     _ => None,
+    /// });
+    /// assert_eq!(stuck, Some(deaf.id()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn stuck_after(mut self, margin: Duration) -> Builder {
+        self.settings.stuck_after = margin;
+        self
+    }
+
+    /// How many workers may be replaced while the delegator lives, because a [stuck](Builder::stuck_after) job keeps them: by
+    /// default none. Each report of a stuck job starts a fresh worker then, so that the queue goes on, and
+    /// [`Event::WorkerReplaced`](crate::Event::WorkerReplaced) tells it.
+    ///
+    /// The worker that is kept goes on with its job, whose outcome counts as always, and ends after it; so do the jobs that it
+    /// was in already, if that one ran inside others. If the job comes back at the moment at which its worker is replaced, the
+    /// worker may do one more. A fresh worker has an index and a name of its own, behind those of the others, and
+    /// [`on_worker_start`](Builder::on_worker_start) and [`on_worker_stop`](Builder::on_worker_stop) are called for it too.
+    /// [`Delegator::workers`] shows both while there are both. A thread that the system does not start is a line in the log,
+    /// and another attempt is made for the next job that is stuck.
+    ///
+    /// Costs a kilobyte for each, and nothing for a job. A [`manual`](Builder::manual) delegator replaces nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use workpath::{Delegator, Job};
+    ///
+    /// let delegator =
+    ///     Delegator::builder().workers(1).stuck_after(Duration::from_millis(10)).replacements(1).build()?;
+    /// let deaf = Job::new("deaf", |_| {
+    ///     std::thread::sleep(Duration::from_secs(1));
+    ///     Ok(Vec::new())
+    /// });
+    /// let deaf = delegator.submit(deaf.with_timeout(Duration::from_millis(250)))?;
+    /// let next = delegator.submit(Job::new("next", |_| Ok(Vec::new())))?;
+    /// assert_eq!(next.wait().worker(), Some(1));
+    /// assert_eq!(deaf.wait().worker(), Some(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn replacements(mut self, count: usize) -> Builder {
+        self.replacements = count;
         self
     }
 
@@ -155,7 +229,7 @@ impl Builder {
     /// # Ok::<(), workpath::BuildError>(())
     /// ```
     pub fn latencies(mut self, record: bool) -> Builder {
-        self.latencies = record;
+        self.settings.latencies = record.then(|| self.settings.latencies.unwrap_or(0));
         self
     }
 
@@ -185,7 +259,7 @@ impl Builder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn refuse_hopeless(mut self, refuse: bool) -> Builder {
-        self.refuse_hopeless = refuse;
+        self.settings.refuse_hopeless = refuse;
         self
     }
 
@@ -208,7 +282,8 @@ impl Builder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn latencies_by_name(mut self, max_names: usize) -> Builder {
-        self.latency_names = max_names;
+        self.settings.latencies =
+            self.settings.latencies.map(|_| max_names).or((max_names > 0).then_some(max_names));
         self
     }
 
@@ -228,7 +303,7 @@ impl Builder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn key_limit(mut self, jobs: usize) -> Builder {
-        self.key_limit = jobs;
+        self.settings.key_limit = jobs;
         self
     }
 
@@ -247,7 +322,7 @@ impl Builder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn retry_budget(mut self, budget: RetryBudget) -> Builder {
-        self.retry_budget = budget;
+        self.settings.retry_budget = budget;
         self
     }
 
@@ -349,12 +424,11 @@ impl Builder {
     /// ```
     pub fn manual(self) -> Result<Manual, BuildError> {
         let plan = self.plan()?;
-        Ok(Manual::new(Plan { workers: 1, ..plan }))
+        Ok(Manual::new(Plan { workers: 1, replacements: 0, ..plan }))
     }
 
     fn plan(self) -> Result<Plan, BuildError> {
-        let latencies = (self.latencies || self.latency_names > 0).then_some(self.latency_names);
-        let Builder { workers, queue_capacity, retention, default_timeout, thread_name, .. } = self;
+        let Builder { workers, replacements, queue_capacity, retention, settings, thread_name, .. } = self;
         let workers = workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get));
         if workers == 0 {
             return Err(BuildError(Kind::NoWorkers));
@@ -365,20 +439,18 @@ impl Builder {
         if !can_be_allocated::<Worker>(workers) {
             return Err(BuildError(Kind::TooMany("workers", workers)));
         }
+        if !can_be_allocated::<Worker>(workers.saturating_add(replacements)) {
+            return Err(BuildError(Kind::TooMany("replacements", replacements)));
+        }
         if !can_be_allocated::<Place>(queue_capacity) {
             return Err(BuildError(Kind::TooMany("queue_capacity", queue_capacity)));
         }
         Ok(Plan {
             workers,
+            replacements,
             queue_capacity,
             retention,
-            settings: Settings {
-                default_timeout,
-                latencies,
-                refuse_hopeless: self.refuse_hopeless,
-                key_limit: self.key_limit,
-                retry_budget: self.retry_budget,
-            },
+            settings,
             thread_name,
             stack_size: self.stack_size,
             on_worker_start: self.on_worker_start,
@@ -403,14 +475,11 @@ impl fmt::Debug for Builder {
         // All fields by name, so that a new one is not forgotten.
         let Builder {
             workers,
+            replacements,
             queue_capacity,
             retention,
-            default_timeout,
-            latencies,
-            refuse_hopeless,
-            latency_names,
-            key_limit,
-            retry_budget,
+            settings:
+                Settings { default_timeout, latencies, refuse_hopeless, key_limit, retry_budget, stuck_after },
             thread_name,
             stack_size,
             on_worker_start,
@@ -418,14 +487,15 @@ impl fmt::Debug for Builder {
         } = self;
         f.debug_struct("Builder")
             .field("workers", workers)
+            .field("replacements", replacements)
             .field("queue_capacity", queue_capacity)
             .field("retention", retention)
             .field("default_timeout", default_timeout)
             .field("latencies", latencies)
             .field("refuse_hopeless", refuse_hopeless)
-            .field("latency_names", latency_names)
             .field("key_limit", key_limit)
             .field("retry_budget", retry_budget)
+            .field("stuck_after", stuck_after)
             .field("thread_name", thread_name)
             .field("stack_size", stack_size)
             .field("on_worker_start", &on_worker_start.as_ref().map(|_| "<function>"))

@@ -24,6 +24,7 @@ use crate::queue::{Phase, Queue};
 use crate::record::JobRecord;
 use crate::registry::{Evicted, Registry};
 use crate::retry::{Retries, RetryBudget};
+use crate::stuck;
 use crate::sync::channel::Sender;
 use crate::sync::{
     Arc, AtomicBool, AtomicU64, Mutex, MutexGuard, OnceLock, Ordering, Padded, Weak, thread_local,
@@ -45,6 +46,8 @@ pub(crate) struct Engine {
     /// The host of every job's scope. Cancelling it cancels whatever runs.
     pub(crate) scope: Arc<Scope>,
     pub(crate) slots: Box<[Arc<Slot>]>,
+    /// How many workers there are at a time, as far as jobs that are stuck leave them.
+    pub(crate) workers: usize,
     pub(crate) callers: Callers,
     pub(crate) admin: Sender<Directive>,
     /// Wakes the delegator thread, which then calls [`look_around`](Engine::look_around).
@@ -70,7 +73,7 @@ pub(crate) struct Engine {
 }
 
 /// What a delegator does for all of its jobs, as its builder says.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Settings {
     pub(crate) default_timeout: Option<std::time::Duration>,
     /// For how many names by themselves; `None` for no times at all.
@@ -79,6 +82,7 @@ pub(crate) struct Settings {
     /// How many jobs with one key may run at a time.
     pub(crate) key_limit: usize,
     pub(crate) retry_budget: RetryBudget,
+    pub(crate) stuck_after: std::time::Duration,
 }
 
 /// A worker as others see it.
@@ -92,6 +96,10 @@ pub(crate) struct AtWork {
     pub(crate) scope: Arc<Scope>,
     /// The job that the worker took from the queue, and on top of it those that it runs inline meanwhile.
     pub(crate) stack: Vec<Running>,
+    /// Whether there is a worker.
+    pub(crate) live: bool,
+    /// It is to leave when it has none of these jobs any more: another has its place.
+    pub(crate) replaced: bool,
 }
 
 /// A job on its worker.
@@ -99,12 +107,15 @@ pub(crate) struct Running {
     pub(crate) task: Arc<Task>,
     /// Where it is not that of the slot.
     pub(crate) scope: Option<Arc<Scope>>,
+    /// It was reported as stuck.
+    pub(crate) stuck: bool,
 }
 
 impl Slot {
-    pub(crate) fn new(thread_name: String, host: &Arc<Scope>) -> Slot {
-        let at_work =
-            AtWork { scope: Scope::new(None, Some(Arc::clone(host))), stack: Vec::with_capacity(4) };
+    pub(crate) fn new(thread_name: String, host: &Arc<Scope>, live: bool) -> Slot {
+        let scope = Scope::new(None, Some(Arc::clone(host)));
+        let stack = Vec::with_capacity(if live { 4 } else { 0 });
+        let at_work = AtWork { scope, stack, live, replaced: false };
         Slot { thread_name, at_work: Padded(Mutex::new(at_work)) }
     }
 
@@ -138,28 +149,35 @@ impl AtWork {
 }
 
 impl Engine {
-    /// `cells` is how many cells of evicted records may wait to be filled again; what does not fit is freed.
+    /// `cells` is how many cells of evicted records may wait to be filled again; what does not fit is freed. `workers` is how
+    /// many of the slots have a worker from the beginning.
     pub(crate) fn new(
         queue: Queue<Arc<Task>>,
         cells: usize,
         registry: Registry,
         thread_names: impl Iterator<Item = String>,
+        workers: usize,
         admin: Sender<Directive>,
         settings: Settings,
     ) -> Arc<Engine> {
-        let Settings { default_timeout, latencies, refuse_hopeless, key_limit, retry_budget } = settings;
+        let Settings { default_timeout, latencies, refuse_hopeless, key_limit, retry_budget, stuck_after } =
+            settings;
         let scope = Scope::new(None, None);
-        let slots: Box<[_]> = thread_names.map(|name| Arc::new(Slot::new(name, &scope))).collect();
+        let slots: Box<[_]> = thread_names
+            .enumerate()
+            .map(|(index, name)| Arc::new(Slot::new(name, &scope, index < workers)))
+            .collect();
         Arc::new_cyclic(|weak: &Weak<Engine>| {
             scope.belongs_to(weak.clone());
             Engine {
                 queue,
                 registry,
                 scope,
-                pace: refuse_hopeless.then(|| Pace::new(slots.len())),
+                pace: refuse_hopeless.then(|| Pace::new(slots.len(), workers)),
                 slots,
+                workers,
                 callers: Callers::default(),
-                alarm: Arc::new(Alarm::new(admin.clone())),
+                alarm: Alarm::new(admin.clone(), stuck_after),
                 admin,
                 agenda: Padded::default(),
                 rejected: Padded::default(),
@@ -219,14 +237,22 @@ impl Engine {
         evicted.discard();
     }
 
-    /// What the delegator thread does when the alarm goes off; sets it again for what is still to come.
-    pub(crate) fn look_around(&self, now: Tick) {
+    /// What the delegator thread does when the alarm goes off; sets it again for what is still to come. Gives
+    /// each worker with a job that has become stuck, and what the log is to say.
+    pub(crate) fn look_around(&self, now: Tick) -> Vec<(usize, String)> {
+        let (stuck, next) = stuck::look(self, now);
+        self.alarm.set(next.min(self.release_due(now)));
+        stuck
+    }
+
+    /// Hands what is due to the workers, and gives when there is more to do.
+    fn release_due(&self, now: Tick) -> Tick {
         loop {
             let mut listened = Vec::new();
             let mut agenda = self.agenda.lock();
             // Under the lock: who has closed the queue, and then takes this lock, finds nothing pushed afterwards.
             if self.queue.phase() != Phase::Open {
-                return;
+                return Tick::NEVER;
             }
             let wall_now = agenda.wall_now();
             let mut released = 0;
@@ -259,7 +285,7 @@ impl Engine {
             pushed.into_iter().for_each(|task| discard("a job with a key", task));
             // So that others get at the agenda in between.
             if released < RELEASED {
-                return self.alarm.set(next);
+                return next;
             }
         }
     }
@@ -522,6 +548,7 @@ impl Engine {
                 let scope = Scope::of_all_attempts(scope);
                 scope.cancel(cancel);
                 discard("the context of a finished job", scope);
+                self.alarm.set_for_end(Tick::now());
                 true
             }
             None => {
@@ -529,6 +556,12 @@ impl Engine {
                 false
             }
         }
+    }
+
+    /// Those of them that were reported as stuck.
+    pub(crate) fn stuck(&self) -> usize {
+        let slots = self.all_slots().into_iter();
+        slots.map(|(_, slot)| slot.lock().stack.iter().filter(|running| running.stuck).count()).sum()
     }
 }
 

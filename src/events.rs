@@ -21,10 +21,10 @@ use crate::sync::{Arc, AtomicBool, Mutex, Ordering};
 
 /// What a delegator tells those who [subscribe](crate::Delegator::subscribe).
 ///
-/// The events of one job come in order: `Submitted`, then `Rejected` or `Joined`; or `Submitted`, `Started` and its
-/// `Checkpoint`s unless it ends before, and `Finished`. A job that is tried again has `Retrying`, and another `Started`, for
-/// each further attempt. Events of different jobs come in the order in which they were sent, which is about that in which
-/// things happened.
+/// The events of one job come in order: `Submitted`, then `Rejected` or `Joined`; or `Submitted`, `Started` with its
+/// `Checkpoint`s and `Stuck` after it unless it ends before, and `Finished`. A job that is tried again has `Retrying`, and
+/// another `Started`, for each further attempt. Events of different jobs come in the order in which they were sent, which is
+/// about that in which things happened.
 ///
 /// # Examples
 ///
@@ -114,6 +114,30 @@ pub enum Event {
         error: Error,
         /// How long until the next.
         delay: Duration,
+    },
+    /// The job's operation goes on though its context has ended, for longer than
+    /// [`Builder::stuck_after`](crate::Builder::stuck_after) allows. Told once for a job.
+    #[non_exhaustive]
+    Stuck {
+        /// The job.
+        id: JobId,
+        /// Its name.
+        name: Cow<'static, str>,
+        /// The index of the worker that it keeps.
+        worker: usize,
+        /// How long ago its deadline was, or its cancel.
+        overdue: Duration,
+        /// Where it said it was last.
+        checkpoint: Option<Checkpoint>,
+    },
+    /// A fresh worker has taken the place of one that a stuck job keeps: see
+    /// [`Builder::replacements`](crate::Builder::replacements).
+    #[non_exhaustive]
+    WorkerReplaced {
+        /// The index of the worker that is kept. It ends when its jobs have returned.
+        worker: usize,
+        /// The index of the one that goes on with the queue.
+        by: usize,
     },
     /// The job has ended, one way or another. The registry has the record, if it retains it.
     Finished(JobRecord),

@@ -439,6 +439,10 @@
 //! # }
 //! ```
 //!
+//! An operation that goes on though its context has ended is stuck. After a margin, [`Builder::stuck_after`], it is reported
+//! in the log and as [`Event::Stuck`]; [`Stats::stuck`] counts such jobs while they go on. With [`Builder::replacements`] a
+//! fresh worker takes its worker's place.
+//!
 //! # Records as data
 //!
 //! With the feature `serde`, what this crate tells can be serialised: [`JobRecord`], [`Error`], [`Provenance`], [`Event`],
@@ -450,12 +454,12 @@
 //! | type | fields |
 //! |---|---|
 //! | [`JobRecord`] | `id`, `name`, `state`, `worker`, `attempts`, `created_unix_ms`, `started_unix_ms`, `completed_unix_ms`, `queue_ns`, `run_ns`, `round_trip_ns`, `overrun_ns`, `payload_bytes`, `error`, `checkpoint`, `progress`; never the payload itself |
-//! | [`WorkerStatus`] | `index`, `thread_name`, `running`, `job_name`, `running_for_ns`, `overdue_ns`, `checkpoint`, `progress` |
+//! | [`WorkerStatus`] | `index`, `thread_name`, `running`, `job_name`, `running_for_ns`, `overdue_ns`, `stuck`, `checkpoint`, `progress` |
 //! | [`Checkpoint`] | `text`, `file`, `line`, `at_unix_ms` |
 //! | [`Error`] | `kind`, `text`, `why` |
 //! | [`Provenance`] | `origin`, `inherited`, `location` (`file:line:column`), `at_unix_ms` |
 //! | [`Latency`] | `count`, `p50_ns`, `p90_ns`, `p99_ns`, `max_ns`, and `buckets`: pairs of the longest time in one and how many there are |
-//! | [`Event`] | `event` says which: `submitted`, `rejected`, `joined`, `started`, `checkpoint`, `retrying` with their fields, `finished` with `record`, `missed` with `count`, `shutting_down` |
+//! | [`Event`] | `event` says which: `submitted`, `rejected`, `joined`, `started`, `checkpoint`, `stuck`, `worker_replaced`, `retrying` with their fields, `finished` with `record`, `missed` with `count`, `shutting_down` |
 //! | [`ShutdownReport`] | its own, with `total`, and of the unstarted jobs `id` and `name` |
 //!
 //! Ids are texts, times are whole nanoseconds (`_ns`) or milliseconds since 1970 (`_unix_ms`), and states and kinds are
@@ -628,6 +632,8 @@
 //! A delegator has its workers, named `workpath-0` and so on, and a thread of its own, `workpath-d`, that starts and joins
 //! them. A process has one more thread for all delegators, `workpath-timer`, from the first time that somebody listens to a
 //! deadline with `done` or `on_done`. Idle threads are blocked: they do not wake up to look.
+//! That a job is stuck is noticed by `workpath-d`, which sleeps until the margin of a job with a deadline is over, and logged by
+//! a thread that lives as long as that takes, `workpath-log`.
 //!
 //! Workers that run out of work, and threads that wait for a job, poll for some microseconds before they sleep, since a
 //! sleep and a wake-up cost more than most jobs take. Times come from the monotonic clock, with one reading of the wall clock
@@ -653,7 +659,8 @@
 //!
 //! No library can undo these, and this one does not try:
 //!
-//! * An operation that neither returns nor asks its context keeps its worker. A shutdown with a limit reports it as stuck.
+//! * An operation that neither returns nor asks its context keeps its worker. It is reported as stuck when its context has
+//!   ended, and by a shutdown with a limit. [`Builder::replacements`] keeps the queue going, for so many of them.
 //! * A stack overflow, a failed allocation and a panic in the destructor of a thread-local value end the process.
 //! * A program whose `main` returns, or that calls [`std::process::exit`], ends all threads where they are. Shut down before.
 //! * After a `fork`, the child has the memory of the delegators but none of their threads: it must not use them.
@@ -708,6 +715,7 @@ mod serde;
 mod set;
 mod state;
 mod status;
+mod stuck;
 mod sync;
 mod task;
 #[cfg(any(feature = "kv", feature = "metrics", feature = "serde"))]

@@ -9,6 +9,7 @@ use crate::tokens::Token;
 
 const SUBMITTED: &str = "workpath_jobs_submitted_total";
 const REJECTED: &str = "workpath_jobs_rejected_total";
+const STUCK: &str = "workpath_jobs_stuck";
 const RETRIED: &str = "workpath_jobs_retried_total";
 const DROPPED: &str = "workpath_jobs_dropped_total";
 const FINISHED: &str = "workpath_jobs_finished_total";
@@ -42,6 +43,7 @@ impl Delegator {
         describe_counter!(FINISHED, Unit::Count, "Jobs that have ended, by their state");
         describe_gauge!(JOBS, Unit::Count, "Jobs that have not ended, by their state");
         describe_gauge!(PLACES, Unit::Count, "Places that jobs take in the queue, by their priority");
+        describe_gauge!(STUCK, Unit::Count, "Jobs that go on though their contexts have ended");
         describe_gauge!(WORKERS, Unit::Count, "Workers");
         describe_gauge!(QUEUE_TIME, Unit::Seconds, "Time from creation to start");
         describe_gauge!(RUN_TIME, Unit::Seconds, "Time from start to end");
@@ -62,6 +64,7 @@ impl Delegator {
     /// | `workpath_jobs_dropped_total` | counter | | [`Stats::dropped`](crate::Stats::dropped) |
     /// | `workpath_jobs_finished_total` | counter | `state`: `completed`, `failed`, `panicked`, `cancelled`, `timed_out` | [`Stats`](crate::Stats) |
     /// | `workpath_jobs` | gauge | `state`: `scheduled`, `queued`, `running` | [`Stats`](crate::Stats) |
+    /// | `workpath_jobs_stuck` | gauge | | [`Stats::stuck`](crate::Stats::stuck), of those that run |
     /// | `workpath_queue_places` | gauge | `priority`: `high`, `normal`, `low` | [`Stats::places`](crate::Stats::places) |
     /// | `workpath_workers` | gauge | | [`Delegator::workers`] |
     /// | `workpath_queue_seconds` | gauge | `quantile`: `0.5`, `0.9`, `0.99`, `1` | [`Latencies::queue_time`] |
@@ -111,11 +114,12 @@ impl Delegator {
         ] {
             gauge!(JOBS, "delegator" => delegator.clone(), "state" => state.token()).set(count as f64);
         }
+        gauge!(STUCK, "delegator" => delegator.clone()).set(stats.stuck as f64);
         let places = stats.places;
         for (priority, count) in [("high", places.high), ("normal", places.normal), ("low", places.low)] {
             gauge!(PLACES, "delegator" => delegator.clone(), "priority" => priority).set(count as f64);
         }
-        gauge!(WORKERS, "delegator" => delegator.clone()).set(engine.slots.len() as f64);
+        gauge!(WORKERS, "delegator" => delegator.clone()).set(engine.workers as f64);
 
         record_latencies(&self.latencies(), &[("delegator", delegator.clone())]);
         let by_name = self.latencies_by_name();

@@ -9,16 +9,20 @@ use crate::sync::{AtomicU64, Ordering, Padded};
 const WEIGHT: u64 = 8;
 
 /// An average per worker, in nanoseconds. Zero until the worker has run a job.
-pub(crate) struct Pace(Box<[Padded<AtomicU64>]>);
+pub(crate) struct Pace {
+    averages: Box<[Padded<AtomicU64>]>,
+    /// How many of them work at the same time.
+    workers: usize,
+}
 
 impl Pace {
-    pub(crate) fn new(workers: usize) -> Pace {
-        Pace(std::iter::repeat_with(Padded::default).take(workers).collect())
+    pub(crate) fn new(slots: usize, workers: usize) -> Pace {
+        Pace { averages: std::iter::repeat_with(Padded::default).take(slots).collect(), workers }
     }
 
     /// A run on this worker, by the worker.
     pub(crate) fn record(&self, worker: usize, started: Option<Tick>, completed: Tick) {
-        let (Some(average), Some(started)) = (self.0.get(worker), started) else { return };
+        let (Some(average), Some(started)) = (self.averages.get(worker), started) else { return };
         let run = completed.since(started).unwrap_or_default();
         let run = u64::try_from(run.as_nanos()).unwrap_or(u64::MAX);
         let next = match average.load(Ordering::Relaxed) {
@@ -30,11 +34,11 @@ impl Pace {
 
     /// How long the workers will take for so many jobs, as far as can be told.
     pub(crate) fn time_for(&self, jobs: usize) -> Duration {
-        let known = self.0.iter().map(|average| u128::from(average.load(Ordering::Relaxed)));
+        let known = self.averages.iter().map(|average| u128::from(average.load(Ordering::Relaxed)));
         let (sum, count) =
             known.filter(|nanos| *nanos > 0).fold((0, 0), |(sum, count), nanos| (sum + nanos, count + 1));
         let Some(mean) = u128::checked_div(sum, count) else { return Duration::ZERO };
-        let nanos = mean.saturating_mul(jobs as u128) / self.0.len().max(1) as u128;
+        let nanos = mean.saturating_mul(jobs as u128) / self.workers.max(1) as u128;
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }

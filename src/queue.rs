@@ -147,8 +147,10 @@ enum Slept<T> {
 }
 
 impl<T> Queue<T> {
-    pub(crate) fn new(capacity: usize, workers: usize) -> Queue<T> {
-        let (sender, receiver) = bounded(if capacity == 0 { workers } else { capacity });
+    /// `spare` is how many workers more than these may be free at the same time.
+    pub(crate) fn new(capacity: usize, workers: usize, spare: usize) -> Queue<T> {
+        let (sender, receiver) =
+            bounded(if capacity == 0 { workers.saturating_add(spare) } else { capacity });
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Queue {
             sender,

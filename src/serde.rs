@@ -93,7 +93,7 @@ macro_rules! both {
 
 both! {
     Stats {
-        scheduled, queued, running, submitted, completed, failed, panicked, cancelled, timed_out, retried,
+        scheduled, queued, running, stuck, submitted, completed, failed, panicked, cancelled, timed_out, retried,
         rejected, dropped, keys, places,
     }
     Places { high, normal, low }
@@ -112,6 +112,7 @@ impl Serialize for WorkerStatus {
             "job_name": self.job_name,
             "running_for_ns": self.running_for.map(nanos),
             "overdue_ns": self.overdue.map(nanos),
+            "stuck": self.stuck,
             "checkpoint": self.checkpoint,
             "progress": self.progress,
         })
@@ -281,6 +282,19 @@ impl Serialize for Event {
                 "attempt": attempt,
                 "error": error,
                 "delay_ns": nanos(*delay),
+            }),
+            Event::Stuck { id, name, worker, overdue, checkpoint } => write_struct!(serializer, "Event" {
+                "event": "stuck",
+                "id": id,
+                "name": name,
+                "worker": worker,
+                "overdue_ns": nanos(*overdue),
+                "checkpoint": checkpoint,
+            }),
+            Event::WorkerReplaced { worker, by } => write_struct!(serializer, "Event" {
+                "event": "worker_replaced",
+                "worker": worker,
+                "by": by,
             }),
             Event::Finished(record) => write_struct!(serializer, "Event" {
                 "event": "finished",

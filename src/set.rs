@@ -539,7 +539,7 @@ impl JobSet {
         I::Item: Send + 'static,
         F: Fn(&Context, &I::Item) -> Result<Vec<u8>, Error> + Send + Sync + 'static,
     {
-        let by_workers = self.submitter.engine.slots.len().saturating_mul(WINDOW_PER_WORKER);
+        let by_workers = self.submitter.engine.workers.saturating_mul(WINDOW_PER_WORKER);
         let window = self.max_in_flight.unwrap_or(by_workers.max(WINDOW));
         JobMap {
             set: self,

@@ -29,7 +29,8 @@ use crate::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkerStatus {
-    /// Which worker: from zero. The number of workers stands for the thread of a submitter that runs a job itself.
+    /// Which worker: from zero. Those that [replace](crate::Builder::replacements) others come after the first ones, and the
+    /// number after all of these stands for the thread of a submitter that runs a job itself.
     pub index: usize,
     /// The name of its thread, in full. Linux itself keeps the first 15 bytes.
     pub thread_name: String,
@@ -41,20 +42,22 @@ pub struct WorkerStatus {
     pub running_for: Option<Duration>,
     /// How long ago its deadline was; `None` before, and without one.
     pub overdue: Option<Duration>,
+    /// Whether it was reported as stuck: see [`Builder::stuck_after`](crate::Builder::stuck_after).
+    pub stuck: bool,
     /// What its operation last said with [`Context::checkpoint`](crate::Context::checkpoint).
     pub checkpoint: Option<Checkpoint>,
     /// What its operation last said with [`Context::progress`](crate::Context::progress).
     pub progress: Option<Progress>,
 }
 
-/// Each worker with the job it is in.
+/// Each worker that there is, with the job it is in.
 pub(crate) fn of_workers(slots: &[Arc<Slot>]) -> Vec<WorkerStatus> {
     let now = Tick::now();
     let slots = slots.iter().enumerate();
     slots
-        .map(|(index, slot)| {
+        .filter_map(|(index, slot)| {
             let at_work = slot.lock();
-            of(index, slot, &at_work, at_work.stack.last(), now)
+            at_work.live.then(|| of(index, slot, &at_work, at_work.stack.last(), now))
         })
         .collect()
 }
@@ -77,6 +80,7 @@ fn of(index: usize, slot: &Slot, at_work: &AtWork, running: Option<&Running>, no
         job_name: task.map(|task| task.name.clone()),
         running_for: task.map(|task| now.since(task.started().unwrap_or(now)).unwrap_or_default()),
         overdue: task.and_then(|task| now.since(task.deadline)),
+        stuck: running.is_some_and(|running| running.stuck),
         checkpoint: noted.checkpoint.zip(task).map(|(note, task)| note.seen_by(task.wall)),
         progress: noted.progress,
     }

@@ -37,6 +37,8 @@ pub(crate) struct Worker {
     spare: Cell<Option<Arc<Scope>>>,
     /// When the last job ended, if no user code has run since.
     last_end: Cell<Option<Tick>>,
+    /// Another has its place.
+    replaced: Cell<bool>,
     /// The times of the jobs it ran, if somebody wants to know them.
     recorder: Option<Writer>,
     /// Cells of evicted records, until there are enough to send them off.
@@ -127,23 +129,41 @@ pub(crate) fn could_run(task: &Arc<Task>) -> bool {
 }
 
 /// The life of a worker's thread.
-pub(crate) fn run(engine: Arc<Engine>, index: usize, on_start: Option<Hook>, on_stop: Option<Hook>) {
+///
+/// `fresh`: it takes the place of another.
+pub(crate) fn run(
+    engine: Arc<Engine>,
+    index: usize,
+    on_start: Option<Hook>,
+    on_stop: Option<Hook>,
+    fresh: bool,
+) {
     let worker = Worker::new(engine, index);
     CURRENT.with(|current| current.replace(Some(Rc::clone(&worker))));
     worker.call("on_worker_start", on_start);
     let parker = Parker::of_this_thread();
     let queue = &worker.engine.queue;
+    if fresh {
+        queue.offer();
+    }
     while let Some((task, waited)) = queue.pop(&parker) {
         if waited {
             worker.last_end.set(None);
         }
         worker.execute(task);
+        if worker.replaced.get() {
+            break;
+        }
         queue.offer();
     }
-    while let Some(task) = worker.engine.take_left() {
+    while !worker.replaced.get() {
+        let Some(task) = worker.engine.take_left() else { break };
         worker.execute_inline(task);
     }
     worker.call("on_worker_stop", on_stop);
+    if worker.replaced.get() {
+        worker.engine.slots[index].lock().live = false;
+    }
     CURRENT.with(|current| current.replace(None));
     // It may be the last to let go of the delegator, and of records with values of the user's.
     discard("a delegator", worker);
@@ -164,6 +184,7 @@ impl Worker {
             index,
             slot,
             last_end: Cell::new(None),
+            replaced: Cell::new(false),
             batch: RefCell::new(Vec::with_capacity(BATCH)),
         })
     }
@@ -218,10 +239,16 @@ impl Worker {
                     None => self.lend_scope(captures.context.take_scope()),
                     Some(retry) => self.scope_for_all(retry, &mut captures.context),
                 };
-                let (created, is_own) = (task.created, own.is_some());
+                let (created, deadline, is_own) = (task.created, task.deadline, own.is_some());
                 let watched = self.engine.events.is_watched().then(|| Arc::clone(&task));
-                at_work.stack.push(Running { task, scope: own });
+                at_work.stack.push(Running { task, scope: own, stuck: false });
                 drop(at_work);
+                if deadline != Tick::NEVER {
+                    self.engine.alarm.set_for_end(deadline);
+                }
+                if is_own && Scope::employ(&scope) {
+                    self.engine.alarm.set_for_end(now);
+                }
                 if let Some(task) = watched {
                     self.tell_started(&task);
                 }
@@ -332,7 +359,8 @@ impl Worker {
         }
 
         let mut at_work = self.slot.lock();
-        let Some(Running { task, scope: own }) = at_work.stack.pop() else { return };
+        let Some(Running { task, scope: own, .. }) = at_work.stack.pop() else { return };
+        self.replaced.set(at_work.replaced);
         // Who looks for them finds them on the stack or with the job.
         let noted = scope.as_ref().and_then(|scope| scope.notes()).map(|notes| {
             let noted = notes.close();

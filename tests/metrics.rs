@@ -113,6 +113,7 @@ fn the_numbers_are_those_of_the_stats() {
         for (key, value) in [
             ("workpath_jobs_submitted_total{delegator=import}".to_owned(), stats.submitted as f64),
             ("workpath_jobs_rejected_total{delegator=import}".to_owned(), 1.0),
+            ("workpath_jobs_stuck{delegator=import}".to_owned(), 0.0),
             ("workpath_jobs_retried_total{delegator=import}".to_owned(), 0.0),
             ("workpath_jobs_dropped_total{delegator=import}".to_owned(), 0.0),
             (finished("completed"), stats.completed as f64),

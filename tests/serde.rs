@@ -151,7 +151,7 @@ fn stats_come_back_as_they_were() {
         assert_eq!(
             value,
             json!({
-                "scheduled": 1, "queued": 1, "running": 1, "submitted": 3, "completed": 0, "failed": 0,
+                "scheduled": 1, "queued": 1, "running": 1, "stuck": 0, "submitted": 3, "completed": 0, "failed": 0,
                 "panicked": 0, "cancelled": 0, "timed_out": 0, "retried": 0, "rejected": 0,
                 "dropped": 0, "keys": 0,
                 "places": {"high": 0, "normal": 0, "low": 1},
@@ -224,6 +224,7 @@ fn workers_say_what_they_run() {
             "index",
             "job_name",
             "overdue_ns",
+            "stuck",
             "progress",
             "running",
             "running_for_ns",

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use super::listener::{Action, Ended, Listener, Listening};
+use crate::alarm;
 use crate::clock::Tick;
 use crate::engine::Engine;
 use crate::error::Error;
@@ -37,6 +38,8 @@ pub(crate) struct Scope {
     /// Whether anybody ever listened to this very scope.
     listened: AtomicBool,
     about: OnceLock<About>,
+    /// Whether a job ran under it, ever: then somebody wants to know whether it still does, some time after a cancel.
+    employed: AtomicBool,
     listeners: Mutex<Listeners>,
 }
 
@@ -84,6 +87,7 @@ impl Scope {
             cancel: OnceLock::new(),
             listened: AtomicBool::new(false),
             about: OnceLock::new(),
+            employed: AtomicBool::new(false),
             listeners: Mutex::default(),
         })
     }
@@ -239,7 +243,41 @@ impl Scope {
         self.stamp();
         let told = std::mem::take(&mut listeners.listening);
         drop(listeners);
+        if self.employed.load(Ordering::Relaxed) {
+            alarm::set_all_for_end();
+        }
         Listener::fire(told.into_values(), Ended::ByCancel);
+    }
+
+    /// A job runs under this scope. `true` if one above it was cancelled meanwhile by somebody who may not have known.
+    pub(crate) fn employ(scope: &Arc<Scope>) -> bool {
+        let mut is_new = false;
+        let mut next = scope.parent.as_ref();
+        while let Some(scope) = next {
+            if !scope.employed.load(Ordering::Relaxed) {
+                scope.employed.store(true, Ordering::Relaxed);
+                is_new = true;
+            }
+            next = scope.parent.as_ref();
+        }
+        if !is_new {
+            return false;
+        }
+        // With the one in `cancel`: either that sees the flag or this the cancel.
+        fence(Ordering::SeqCst);
+        Scope::is_done(Some(scope))
+    }
+
+    /// The earliest cancel among this scope and those above it. Unlike [`first_cancel`](Scope::first_cancel) it may be too
+    /// late by a moment.
+    pub(crate) fn cancelled_since(scope: &Arc<Scope>) -> Option<Tick> {
+        let mut first = None;
+        Scope::each(Some(scope), |scope| {
+            if let Some(tick) = scope.cancelled_at() {
+                first = Some(first.map_or(tick, |earlier: Tick| earlier.min(tick)));
+            }
+        });
+        first
     }
 
     /// `false` when the scope is cancelled: then nobody will take the listener out again.

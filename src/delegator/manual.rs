@@ -13,7 +13,7 @@ use crate::clock::{self, Tick, WallOffset};
 use crate::context;
 use crate::driver::{self, Driven, Stepped};
 use crate::engine::Engine;
-use crate::panics::discard;
+use crate::panics::{self, discard};
 use crate::queue::Phase;
 use crate::random;
 use crate::sync::channel::unbounded;
@@ -41,6 +41,9 @@ use crate::worker::{Hook, Worker};
 /// [`Instant::now`] does not follow; [`now`](Manual::now) tells the virtual time. Manual delegators of the same thread share
 /// the clock. Other threads have the real time; a receiver, [`done`](crate::JobHandle::done) included, and a lock block for
 /// real.
+///
+/// A job is found [stuck](crate::Builder::stuck_after) when the clock passes its margin while it runs, which takes a job that
+/// sleeps or waits by something other than its own context.
 ///
 /// # Deterministic
 ///
@@ -107,7 +110,7 @@ impl Manual {
         let engine = thread::engine(&plan, admin);
         // The ids of jobs differ from run to run.
         engine.retries.seed(0);
-        let closing = Arc::new(Closing::default());
+        let closing = Arc::new(Closing::new(1));
         let hooks = (plan.on_worker_start.take(), plan.on_worker_stop.take());
         if clock::begin_virtual() {
             context::begin_virtual();
@@ -382,7 +385,7 @@ impl Driven for Hand {
         }
         let hook = self.on_stop.take();
         self.worker.act(|worker| worker.call("on_worker_stop", hook));
-        self.closing.worker_stopped(0, 1);
+        self.closing.worker_stopped(0);
         self.closing.workers_joined();
         true
     }
@@ -395,7 +398,9 @@ impl Driven for Hand {
         let alarm = &self.engine.alarm;
         if alarm.next() <= now {
             alarm.clear();
-            self.engine.look_around(now);
+            for (_, line) in self.engine.look_around(now) {
+                panics::log(log::Level::Warn, format_args!("{line}"));
+            }
         }
     }
 

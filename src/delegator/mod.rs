@@ -1,6 +1,7 @@
 //! The delegator: owner of the queue and the workers.
 
 mod manual;
+mod relief;
 mod shutdown;
 mod stats;
 mod submit;
@@ -795,7 +796,7 @@ impl std::panic::RefUnwindSafe for Submitter {}
 /// Shows what can be told without a lock.
 fn debug(f: &mut fmt::Formatter<'_>, name: &str, engine: &Engine) -> fmt::Result {
     f.debug_struct(name)
-        .field("workers", &engine.slots.len())
+        .field("workers", &engine.workers)
         .field("queue_len", &engine.queue.len())
         .field("phase", &engine.queue.phase())
         .finish_non_exhaustive()
@@ -829,8 +830,8 @@ pub(crate) mod parts {
     }
 
     /// What the delegator thread does about it.
-    pub(crate) fn worker_stopped(closing: &Closing, worker: usize, workers: usize) {
-        if closing.worker_stopped(worker, workers) {
+    pub(crate) fn worker_stopped(closing: &Closing, worker: usize) {
+        if closing.worker_stopped(worker) {
             closing.workers_joined();
         }
     }

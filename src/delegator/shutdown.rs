@@ -163,7 +163,6 @@ impl ShutdownReport {
 }
 
 /// How far the end has come. Written by the delegator thread and by the threads that shut down.
-#[derive(Default)]
 pub(crate) struct Closing {
     state: Mutex<State>,
 }
@@ -171,6 +170,8 @@ pub(crate) struct Closing {
 #[derive(Default)]
 struct State {
     begun: bool,
+    /// How many workers there are and were: so many have to stop.
+    workers: usize,
     /// Workers that have left their loop.
     stopped: Vec<usize>,
     /// All workers have, and their threads have ended.
@@ -185,16 +186,30 @@ struct State {
 }
 
 impl Closing {
+    pub(crate) fn new(workers: usize) -> Closing {
+        Closing { state: Mutex::new(State { workers, ..State::default() }) }
+    }
+
+    /// One more is about to be started.
+    pub(super) fn worker_added(&self) {
+        self.state.lock().workers += 1;
+    }
+
+    /// It was not. There are others, so nobody waits for this.
+    pub(super) fn worker_missing(&self) {
+        self.change(|state| state.workers -= 1);
+    }
+
     /// Whether this is the first call.
     fn begin(&self) -> bool {
         !std::mem::replace(&mut self.state.lock().begun, true)
     }
 
-    /// A worker has left its loop. `true` if it was the last of so many.
-    pub(super) fn worker_stopped(&self, worker: usize, workers: usize) -> bool {
+    /// A worker has left its loop. `true` if it was the last.
+    pub(super) fn worker_stopped(&self, worker: usize) -> bool {
         self.change(|state| {
             state.stopped.push(worker);
-            state.stopped.len() == workers
+            state.stopped.len() == state.workers
         })
     }
 
@@ -239,11 +254,10 @@ impl Closing {
     /// loops or are in a shutdown too.
     /// `false` if `until` comes first.
     fn wait(&self, engine: &Engine, is_worker: bool, until: Tick) -> bool {
-        let workers = engine.slots.len();
         loop {
             {
                 let mut state = self.state.lock();
-                let others_stopped = is_worker && state.stopped.len() + state.inside.len() >= workers;
+                let others_stopped = is_worker && state.stopped.len() + state.inside.len() >= state.workers;
                 if state.joined || state.detached || others_stopped {
                     return true;
                 }
@@ -340,6 +354,7 @@ fn stop(engine: &Engine, caller: Caller) {
         discard("a finished job", task);
     }
     engine.scope.cancel(ShutDown::cancel(caller));
+    engine.alarm.set_for_end(Tick::now());
 }
 
 /// The jobs that have not returned, other than those of the worker that is asking.

@@ -30,6 +30,8 @@ pub struct Stats {
     /// Jobs whose operation runs, on a worker or on the thread of their submitter, including those that wait for a job they
     /// run inline.
     pub running: usize,
+    /// Those of them that were reported as stuck: see [`Builder::stuck_after`](crate::Builder::stuck_after).
+    pub stuck: usize,
     /// Jobs that were accepted, ever.
     pub submitted: u64,
     /// Jobs whose operation returned `Ok`.
@@ -82,7 +84,7 @@ pub struct Places {
 }
 
 impl Stats {
-    /// What has been counted since an earlier look at the same delegator. `queued`, `running`, `scheduled`, `keys` and
+    /// What has been counted since an earlier look at the same delegator. `queued`, `running`, `stuck`, `scheduled`, `keys` and
     /// `places` stay as they are: they are no counts of what happened.
     ///
     /// # Examples
@@ -124,6 +126,7 @@ pub(super) fn stats(engine: &Engine) -> Stats {
         scheduled,
         queued,
         running,
+        stuck: engine.stuck(),
         submitted,
         completed: counts.completed,
         failed: counts.failed,

@@ -684,7 +684,7 @@ fn run_here(
     handle: JobHandle,
 ) -> Result<JobHandle, SubmitError> {
     let name = std::thread::current().name().unwrap_or("a caller").to_owned();
-    let slot = Arc::new(Slot::new(name, &engine.scope));
+    let slot = Arc::new(Slot::new(name, &engine.scope, true));
     engine.callers.enter(&slot);
     if engine.queue.phase() != Phase::Open {
         engine.callers.leave(&slot);

@@ -32,6 +32,8 @@ mod schedule;
 #[cfg(loom)]
 mod sleep_and_wake;
 #[cfg(loom)]
+mod stuck;
+#[cfg(loom)]
 mod submit_and_shut_down;
 #[cfg(shuttle)]
 mod whole_delegator;
@@ -153,6 +155,8 @@ use self::rig::Rig;
 
 #[cfg(loom)]
 mod rig {
+    use std::time::Duration;
+
     use crate::delegator::parts;
     use crate::directive::Directive;
     use crate::engine::{Engine, Settings};
@@ -176,14 +180,15 @@ mod rig {
         pub(super) fn new(workers: usize, capacity: usize) -> Rig {
             let (admin, directives) = unbounded();
             let engine = Engine::new(
-                Queue::new(capacity, workers),
+                Queue::new(capacity, workers, 0),
                 0,
                 Registry::new(Retention::last(4)),
                 (0..workers).map(|index| index.to_string()),
+                workers,
                 admin,
-                Settings::default(),
+                Settings { stuck_after: Duration::from_secs(1), ..Settings::default() },
             );
-            Rig { engine, closing: Arc::default(), _directives: directives }
+            Rig { engine, closing: Arc::new(parts::Closing::new(workers)), _directives: directives }
         }
 
         pub(super) fn submit(&self, job: Job) -> Result<JobHandle, SubmitError> {
@@ -206,9 +211,8 @@ mod rig {
         pub(super) fn worker(&self, index: usize) -> JoinHandle<()> {
             let rig = self.clone();
             loom::thread::spawn(move || {
-                let workers = rig.engine.slots.len();
-                worker::run(Arc::clone(&rig.engine), index, None, None);
-                parts::worker_stopped(&rig.closing, index, workers);
+                worker::run(Arc::clone(&rig.engine), index, None, None, false);
+                parts::worker_stopped(&rig.closing, index);
             })
         }
 

@@ -7,7 +7,7 @@ use loom::thread::spawn;
 
 use super::{Rig, explore};
 use crate::sync::Arc;
-use crate::{Context, Job, JobHandle};
+use crate::{Context, Event, Job, JobHandle};
 
 fn text(handle: &JobHandle) -> Option<String> {
     handle.checkpoint().map(|checkpoint| checkpoint.text().to_owned())
@@ -15,7 +15,7 @@ fn text(handle: &JobHandle) -> Option<String> {
 
 #[test]
 fn what_was_seen_once_is_seen_again() {
-    explore(3, || {
+    explore(5, || {
         let rig = Rig::new(1, 1);
         let handle = rig.accepted(Job::new("job", |ctx| ctx.checkpoint("here").map(|()| Vec::new())));
         rig.close();
@@ -32,6 +32,7 @@ fn what_was_seen_once_is_seen_again() {
 fn the_first_word_comes_while_the_operation_returns() {
     explore(3, || {
         let rig = Rig::new(1, 2);
+        let events = rig.engine.events.subscribe(100);
         // Out of the model: who gets the context has it before the worker starts.
         let kept: Arc<Mutex<Option<Context>>> = Arc::default();
         let (gives, helper) = (Arc::clone(&kept), Arc::new(Mutex::new(None)));
@@ -57,5 +58,13 @@ fn the_first_word_comes_while_the_operation_returns() {
         assert!(seen.is_none() || at_the_end.is_some(), "it went away");
         assert_eq!(text(&handle), at_the_end, "the record changed");
         assert_eq!(text(&next), None, "it went to another job");
+        let told: Vec<_> = events.try_iter().collect();
+        let end =
+            told.iter().position(|event| matches!(event, Event::Finished(record) if record.name() == "job"));
+        let after = &told[end.expect("it has ended")..];
+        assert!(
+            !after.iter().any(|event| matches!(event, Event::Checkpoint { .. })),
+            "it was told after the end"
+        );
     });
 }

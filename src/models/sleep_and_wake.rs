@@ -19,7 +19,7 @@ fn take(queue: &Queue<u32>) -> Option<u32> {
 #[test]
 fn one_worker_and_a_push() {
     explore(5, || {
-        let queue = Arc::new(Queue::new(1, 1));
+        let queue = Arc::new(Queue::new(1, 1, 0));
         let pusher = Arc::clone(&queue);
         let worker = spawn(move || assert_eq!(take(&queue), Some(7)));
         assert!(pusher.try_push(7).is_ok());
@@ -31,7 +31,7 @@ fn one_worker_and_a_push() {
 #[test]
 fn two_workers_and_two_pushes() {
     explore_from(3, || {
-        let queue = Arc::new(Queue::new(2, 2));
+        let queue = Arc::new(Queue::new(2, 2, 0));
         let worker = |queue: &Arc<Queue<u32>>| {
             let queue = Arc::clone(queue);
             spawn(move || take(&queue).unwrap())
@@ -50,7 +50,7 @@ fn two_workers_and_two_pushes() {
 #[test]
 fn two_workers_and_two_pushers() {
     explore(1, || {
-        let queue = Arc::new(Queue::new(2, 2));
+        let queue = Arc::new(Queue::new(2, 2, 0));
         let workers = [(); 2].map(|()| {
             let queue = Arc::clone(&queue);
             spawn(move || take(&queue).unwrap())
@@ -70,7 +70,7 @@ fn two_workers_and_two_pushers() {
 #[test]
 fn one_worker_and_two_pushers() {
     explore(2, || {
-        let queue = Arc::new(Queue::new(2, 1));
+        let queue = Arc::new(Queue::new(2, 1, 0));
         let worker = {
             let queue = Arc::clone(&queue);
             spawn(move || {
@@ -92,7 +92,7 @@ fn one_worker_and_two_pushers() {
 #[test]
 fn drained_with_a_push_before() {
     explore(3, || {
-        let queue = Arc::new(Queue::new(1, 1));
+        let queue = Arc::new(Queue::new(1, 1, 0));
         let worker = {
             let queue = Arc::clone(&queue);
             spawn(move || {
@@ -113,7 +113,7 @@ fn drained_with_a_push_before() {
 #[test]
 fn two_workers_and_a_close() {
     explore(2, || {
-        let queue = Arc::new(Queue::<u32>::new(1, 2));
+        let queue = Arc::new(Queue::<u32>::new(1, 2, 0));
         let workers = [(); 2].map(|()| {
             let queue = Arc::clone(&queue);
             spawn(move || assert_eq!(take(&queue), None))
@@ -127,7 +127,7 @@ fn two_workers_and_a_close() {
 #[test]
 fn one_worker_and_a_push_of_low_priority() {
     explore(4, || {
-        let queue = Arc::new(Queue::new(1, 1));
+        let queue = Arc::new(Queue::new(1, 1, 0));
         let pusher = Arc::clone(&queue);
         let worker = spawn(move || assert_eq!(take(&queue), Some(7)));
         assert!(pusher.try_push_at(Level::Low, 7).is_ok());
@@ -138,7 +138,7 @@ fn one_worker_and_a_push_of_low_priority() {
 #[test]
 fn one_worker_and_pushes_at_two_levels() {
     explore(2, || {
-        let queue = Arc::new(Queue::new(1, 1));
+        let queue = Arc::new(Queue::new(1, 1, 0));
         let worker = {
             let queue = Arc::clone(&queue);
             spawn(move || {

@@ -224,3 +224,67 @@ fn hurried() {
         tally.check(&delegator, mine.unstarted.len() + theirs.unstarted.len() + delegator.late());
     });
 }
+
+/// Jobs that are late or just in time while their worker is replaced, with a shutdown in the middle of it or afterwards.
+fn replaced(capacity: usize, how: Shutdown, at_once: bool) {
+    let builder = Delegator::builder().workers(1).queue_capacity(capacity);
+    let delegator = builder.stuck_after(Duration::from_millis(4)).replacements(2).build().expect("threads");
+    let tally = Tally::default();
+    let late = |name| {
+        let (runs, captured) = (tally.watch.runs.clone(), tally.watch.drops.on_drop());
+        let job = Job::new(name, move |ctx| {
+            let _ = &captured;
+            runs.add();
+            // Every look takes a millisecond.
+            for _ in 0..6 {
+                ctx.remaining();
+                shuttle::thread::yield_now();
+            }
+            Ok(vec![1])
+        });
+        job.with_timeout(Duration::from_millis(30))
+    };
+    let other = {
+        let (submitter, tally, job) = (delegator.submitter(), tally.clone(), late("other"));
+        spawn(move || {
+            let handles =
+                [tally.take(submitter.submit(job)), tally.take(submitter.submit(tally.watch.job("x")))];
+            handles.iter().flatten().for_each(|handle| assert!(handle.wait().state().is_finished()));
+        })
+    };
+    let mine: Vec<_> =
+        ["one", "two"].map(|name| tally.take(delegator.submit(late(name)))).into_iter().flatten().collect();
+    mine.first().map(JobHandle::cancel);
+    if !at_once {
+        mine.iter().for_each(|handle| assert!(handle.wait().state().is_finished()));
+        other.join().unwrap();
+        let report = delegator.shutdown(how);
+        assert!(report.stuck.is_empty());
+        return tally.check(&delegator, report.unstarted.len() + delegator.late());
+    }
+    let report = delegator.shutdown(how);
+    assert!(report.stuck.is_empty());
+    mine.iter().for_each(|handle| assert!(handle.is_finished()));
+    other.join().unwrap();
+    tally.check(&delegator, report.unstarted.len() + delegator.late());
+}
+
+#[test]
+fn workers_are_replaced() {
+    explore(|| replaced(2, Shutdown::drain(), false));
+}
+
+#[test]
+fn workers_are_replaced_without_a_queue() {
+    explore(|| replaced(0, Shutdown::drain(), false));
+}
+
+#[test]
+fn workers_are_replaced_during_a_drain() {
+    explore(|| replaced(2, Shutdown::drain(), true));
+}
+
+#[test]
+fn workers_are_replaced_during_a_cancel() {
+    explore(|| replaced(1, Shutdown::cancel(), true));
+}
