@@ -248,6 +248,7 @@ fn two_callers_that_shut_down_do_not_wait_for_each_other() {
                 caller_in(&delegator, job)
             })
             .collect();
+        eventually("both run in their callers", || delegator.stats().running == 3);
         busy.release();
         for caller in callers {
             let handle = caller.join().unwrap().expect("accepted");

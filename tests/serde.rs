@@ -224,10 +224,10 @@ fn workers_say_what_they_run() {
             "index",
             "job_name",
             "overdue_ns",
-            "stuck",
             "progress",
             "running",
             "running_for_ns",
+            "stuck",
             "thread_name",
         ];
         assert_eq!(keys(&value), names);
