@@ -12,7 +12,7 @@ use common::{Counter, DropFlag, FOREVER, Gate, delegator, eventually, gated, occ
 use pool::{assert_balanced, covered, fill, keeps, obedient, pause, sized};
 use workpath::{
     Context, Delegator, Displaced, Error, Event, Job, JobHandle, JobState, Overflow, Priority, Retention,
-    Shutdown, SubmitError,
+    Shutdown, ShutdownReport, SubmitError,
 };
 
 /// Why it was cancelled, if in favour of another.
@@ -138,6 +138,20 @@ fn caller_in(delegator: &Delegator, job: Job) -> thread::JoinHandle<Result<JobHa
         .expect("a thread")
 }
 
+/// A shutdown on a thread of its own, which has begun.
+fn shut_down_beside(
+    delegator: Delegator,
+    how: Shutdown,
+) -> (thread::JoinHandle<()>, mpsc::Receiver<ShutdownReport>) {
+    let submitter = delegator.submitter();
+    let (report, came) = mpsc::channel();
+    let shutter = thread::spawn(move || report.send(delegator.shutdown(how)).unwrap());
+    eventually("the shutdown has begun", || {
+        matches!(submitter.try_submit(yields("late", [])), Err(SubmitError::ShutDown(_)))
+    });
+    (shutter, came)
+}
+
 #[test]
 fn a_shutdown_waits_for_callers_and_counts_their_jobs() {
     watchdog(|| {
@@ -149,12 +163,7 @@ fn a_shutdown_waits_for_callers_and_counts_their_jobs() {
             let caller = caller_in(&delegator, gated("here", &started, &release));
             started.wait();
             assert_eq!(delegator.stats().running, 2);
-            let submitter = delegator.submitter();
-            let (report, came) = mpsc::channel();
-            let shutter = thread::spawn(move || report.send(delegator.shutdown(how)));
-            eventually("the shutdown has begun", || {
-                matches!(submitter.try_submit(yields("late", [])), Err(SubmitError::ShutDown(_)))
-            });
+            let (shutter, came) = shut_down_beside(delegator, how);
             busy.release();
             pause();
             assert!(came.try_recv().is_err(), "it did not wait");
@@ -163,7 +172,7 @@ fn a_shutdown_waits_for_callers_and_counts_their_jobs() {
             assert_eq!(covered(&report), 3, "{report:?}");
             assert!(report.stuck.is_empty());
             assert_eq!(caller.join().unwrap().expect("accepted").wait().state(), JobState::Completed);
-            shutter.join().unwrap().unwrap();
+            shutter.join().unwrap();
         }
     });
 }
@@ -177,8 +186,10 @@ fn a_shutdown_cancels_what_a_caller_runs() {
         let started = Gate::new();
         let caller = caller_in(&delegator, obedient("here", &started));
         started.wait();
+        let (shutter, came) = shut_down_beside(delegator, Shutdown::cancel());
         busy.release();
-        let report = delegator.shutdown(Shutdown::cancel());
+        let report = came.recv().expect("a report");
+        shutter.join().unwrap();
         assert_eq!((covered(&report), report.stuck.len()), (3, 0), "{report:?}");
         assert_eq!(caller.join().unwrap().expect("accepted").wait().state(), JobState::Cancelled);
     });
