@@ -1100,8 +1100,13 @@ mod tests {
 
     #[test]
     fn numbers_grow_with_the_ids_of_a_process() {
+        let own = uuid::Uuid::from(JobId::next(0)).as_u128() & ((1 << 52) - 1);
+        let id = |time: u128, sequence: u128| {
+            let number = (sequence >> 10) << 64 | (sequence & 0x3ff) << 52;
+            JobId::from_bytes((time << 80 | 7 << 76 | 2 << 62 | number | own).to_be_bytes())
+        };
         let numbers: Vec<i64> =
-            (0..5000).map(|n| number_of(JobId::next(1_800_000_000_000 + n / 500))).collect();
+            (0..9000).map(|n| number_of(id(1_800_000_000_000 + n / 3000, n % 3000))).collect();
         assert!(numbers.is_sorted_by(|a, b| a < b) && numbers[0] > 0);
         assert!(numbers.iter().all(|number| special(*number) < 0 && special(*number) & 7 == 0));
     }
