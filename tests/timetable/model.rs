@@ -38,10 +38,12 @@ pub(crate) struct Job {
     cancelled_at: Option<Time>,
     /// Its place in the agenda.
     place: Option<(Time, u64)>,
-    /// It is in a set: it ends at its deadline without anybody looking.
-    watched: bool,
+    /// It is in a set, or to be tried again: it ends at its deadline without anybody looking, in the order of these numbers.
+    watched: Option<u64>,
     /// Its submission has returned a handle to cancel it with.
     pub(crate) held: bool,
+    /// How often it was started before.
+    pub(crate) attempts: u32,
     pub(crate) started: Option<Time>,
     pub(crate) ended: Option<Time>,
 }
@@ -73,6 +75,8 @@ pub(crate) struct Model {
     phase: Phase,
     busy: bool,
     pub(crate) rejected: u64,
+    pub(crate) dropped: u64,
+    pub(crate) retried: u64,
     pub(crate) accepted: u64,
     /// In the order in which they ended.
     pub(crate) filed: Vec<usize>,
@@ -95,6 +99,8 @@ impl Model {
             phase: Phase::Open,
             busy: false,
             rejected: 0,
+            dropped: 0,
+            retried: 0,
             accepted: 0,
             filed: Vec::new(),
             unstarted: Vec::new(),
@@ -112,20 +118,21 @@ impl Model {
 
     // Time.
 
-    fn timers(&self) -> impl Iterator<Item = (Time, usize)> + '_ {
-        let listens = |job: &Job| job.watched && job.stage.waits();
-        self.jobs.iter().enumerate().filter(move |(_, job)| listens(job)).map(|(k, job)| (job.deadline, k))
+    /// The deadlines that somebody waits for, with their places in the line and the jobs.
+    fn timers(&self) -> impl Iterator<Item = (Time, u64, usize)> + '_ {
+        let waiting = self.jobs.iter().enumerate().filter(|(_, job)| job.stage.waits());
+        waiting.filter_map(|(k, job)| Some((job.deadline, job.watched?, k)))
     }
 
     fn next(&self) -> Time {
-        self.timers().map(|(at, _)| at).fold(self.alarm, Time::min)
+        self.timers().map(|(at, ..)| at).fold(self.alarm, Time::min)
     }
 
     fn pass(&mut self, until: Time) {
         let next = self.next().min(until);
         assert!(next != NEVER, "the model waits for ever");
         self.now = self.now.max(next);
-        while let Some((_, k)) = self.timers().filter(|(at, _)| *at <= self.now).min() {
+        while let Some((.., k)) = self.timers().filter(|(at, ..)| *at <= self.now).min() {
             self.look(k);
         }
         self.fire();
@@ -204,9 +211,9 @@ impl Model {
             Stage::Scheduled | Stage::Queued => self.file(k, Stage::Cancelled),
             Stage::Running if self.jobs[k].cancelled_at.is_none() => {
                 self.jobs[k].cancelled_at = Some(self.now);
-                // A scheduled job listens to its context.
+                // A scheduled job listens to its context, and so does one that is to be tried again.
                 for other in 0..self.jobs.len() {
-                    if self.jobs[other].stage == Stage::Scheduled {
+                    if self.jobs[other].stage == Stage::Scheduled || self.jobs[other].attempts > 0 {
                         self.look(other);
                     }
                 }
@@ -234,8 +241,9 @@ impl Model {
             parent,
             cancelled_at: None,
             place: None,
-            watched: false,
+            watched: None,
             held: false,
+            attempts: 0,
             started: None,
             ended: None,
         });
@@ -310,6 +318,21 @@ impl Model {
         k
     }
 
+    pub(crate) fn drop_oldest(&mut self, spec: &Spec) {
+        let k = self.add(spec, None);
+        if self.admit(k).is_none() {
+            while !self.push(k) {
+                let Some(oldest) = self.levels[spec.priority].pop_front() else { break };
+                self.look(oldest);
+                if self.jobs[oldest].stage == Stage::Queued {
+                    self.dropped += 1;
+                    self.file(oldest, Stage::Cancelled);
+                }
+            }
+        }
+        self.jobs[k].held = true;
+    }
+
     /// Up to the first that is refused.
     pub(crate) fn try_submit_all(&mut self, specs: &[Spec]) {
         let mut refused = false;
@@ -325,8 +348,13 @@ impl Model {
     }
 
     pub(crate) fn watch(&mut self, k: usize) {
-        self.jobs[k].watched = true;
+        self.listen(k);
         self.look(k);
+    }
+
+    fn listen(&mut self, k: usize) {
+        self.number += 1;
+        self.jobs[k].watched.get_or_insert(self.number);
     }
 
     // Work.
@@ -437,7 +465,32 @@ impl Model {
             Ending::Fails => Stage::Failed,
             Ending::Panics => Stage::Panicked,
         };
-        self.file(k, stage);
+        if !matches!(stage, Stage::Failed | Stage::Panicked) || !self.try_again(k) {
+            self.file(k, stage);
+        }
+    }
+
+    /// Schedules the next attempt of a job that has failed, if there is to be one.
+    fn try_again(&mut self, k: usize) -> bool {
+        let Some((max, delay)) = self.jobs[k].spec.retry else { return false };
+        let due = self.now + delay;
+        if self.jobs[k].attempts + 1 >= max || self.end(k).is_some() || due >= self.jobs[k].deadline {
+            return false;
+        }
+        self.jobs[k].attempts += 1;
+        self.jobs[k].started = None;
+        if self.phase != Phase::Open {
+            self.file(k, Stage::Cancelled);
+            self.unstarted.push(k);
+            return true;
+        }
+        self.retried += 1;
+        self.number += 1;
+        (self.jobs[k].stage, self.jobs[k].place) = (Stage::Scheduled, Some((due, self.number)));
+        self.agenda.insert((due, self.number), k);
+        self.alarm = self.alarm.min(due);
+        self.listen(k);
+        true
     }
 
     fn sleep(&mut self, k: usize, time: Time) -> bool {

@@ -19,6 +19,8 @@ pub(crate) struct Spec {
     pub(crate) priority: usize,
     pub(crate) delay: Option<Time>,
     pub(crate) timeout: Option<Time>,
+    /// How often it is started at the most, and how long after a failure.
+    pub(crate) retry: Option<(u32, Time)>,
     pub(crate) script: Vec<Act>,
     pub(crate) ending: Ending,
 }
@@ -55,6 +57,8 @@ pub(crate) enum Ending {
 pub(crate) enum Step {
     Submit(Spec),
     Try(Spec),
+    /// In place of the oldest, if the queue is full.
+    DropOldest(Spec),
     SubmitAll(Vec<Spec>),
     /// Submits them as a set, and waits for all.
     Set(Vec<Spec>),
@@ -81,7 +85,7 @@ fn endings() -> impl Strategy<Value = Ending> {
     prop_oneof![
         4 => Just(Ending::Succeeds),
         3 => Just(Ending::Obeys),
-        1 => Just(Ending::Fails),
+        2 => Just(Ending::Fails),
         1 => Just(Ending::Panics),
     ]
 }
@@ -89,13 +93,17 @@ fn endings() -> impl Strategy<Value = Ending> {
 fn specs(script: impl Strategy<Value = Vec<Act>>) -> impl Strategy<Value = Spec> {
     let priority = prop_oneof![3 => Just(1_usize), 1 => Just(0), 1 => Just(2)];
     let limits = (option::weighted(0.3, times()), option::weighted(0.3, times()));
-    (priority, limits, script, endings()).prop_map(|(priority, (delay, timeout), script, ending)| Spec {
-        priority,
-        delay,
-        timeout,
-        script,
-        ending,
-    })
+    let retry = option::weighted(0.3, (0_u32..4, times()));
+    (priority, limits, retry, script, endings()).prop_map(
+        |(priority, (delay, timeout), retry, script, ending)| Spec {
+            priority,
+            delay,
+            timeout,
+            retry,
+            script,
+            ending,
+        },
+    )
 }
 
 fn scripts() -> impl Strategy<Value = Vec<Act>> {
@@ -120,6 +128,7 @@ pub(crate) fn programs() -> impl Strategy<Value = (Setup, Program)> {
     let step = prop_oneof![
         6 => job().prop_map(Step::Submit),
         4 => job().prop_map(Step::Try),
+        2 => job().prop_map(Step::DropOldest),
         1 => vec(job(), 0..5).prop_map(Step::SubmitAll),
         1 => vec(job(), 0..4).prop_map(Step::Set),
         2 => any::<usize>().prop_map(Step::Cancel),

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use workpath::{
-    Context, Delegator, Error, Job, JobHandle, JobId, JobState, Manual, Priority, Shutdown, SubmitError,
-    Submitter,
+    Context, Delegator, Error, Job, JobHandle, JobId, JobState, Manual, Overflow, Priority, Retry,
+    RetryBudget, Shutdown, SubmitError, Submitter,
 };
 
 use crate::model::{Model, Stage};
@@ -77,6 +77,9 @@ impl Made {
         if let Some(timeout) = spec.timeout {
             job = job.with_timeout(Duration::from_millis(timeout));
         }
+        if let Some((attempts, delay)) = spec.retry {
+            job = job.with_retry(Retry::fixed(Duration::from_millis(delay)).max_attempts(attempts));
+        }
         job
     }
 
@@ -123,7 +126,8 @@ struct Real {
 }
 
 pub(crate) fn run(setup: &Setup, program: &Program) -> Result<(), String> {
-    let mut builder = Delegator::builder().queue_capacity(setup.capacity);
+    let mut builder =
+        Delegator::builder().queue_capacity(setup.capacity).retry_budget(RetryBudget::unlimited());
     if let Some(timeout) = setup.default_timeout {
         builder = builder.default_timeout(Duration::from_millis(timeout));
     }
@@ -150,6 +154,10 @@ impl Real {
             Step::Try(spec) => {
                 model.try_submit(spec);
                 made.submit(made.job(spec), |job| self.delegator.try_submit(job));
+            }
+            Step::DropOldest(spec) => {
+                model.drop_oldest(spec);
+                made.submit(made.job(spec), |job| self.delegator.submit_with(job, Overflow::DropOldest));
             }
             Step::SubmitAll(specs) => {
                 model.try_submit_all(specs);
@@ -246,6 +254,8 @@ impl Real {
             stats.cancelled,
             stats.timed_out,
             stats.rejected,
+            stats.dropped,
+            stats.retried,
         ];
         let count = |stage| model.count(stage) as u64;
         let expected = [
@@ -259,6 +269,8 @@ impl Real {
             count(Stage::Cancelled),
             count(Stage::TimedOut),
             model.rejected,
+            model.dropped,
+            model.retried,
         ];
         ensure!(found == expected, "{stats:?} instead of {expected:?}");
         let places = [stats.places.low, stats.places.normal, stats.places.high];
@@ -281,9 +293,11 @@ impl Real {
             let ran = job.started.map_or(0, |started| job.ended.unwrap_or(started) - started);
             ensure!(
                 record.run_time() == Duration::from_millis(ran)
+                    && record.attempts() == job.attempts + u32::from(job.started.is_some())
                     && record.started_at().is_some() == job.started.is_some(),
-                "job {k} ran for {:?} instead of {ran} ms",
-                record.run_time()
+                "job {k} ran for {:?} instead of {ran} ms, in {} attempts",
+                record.run_time(),
+                record.attempts()
             );
         }
         Ok(())
