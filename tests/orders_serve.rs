@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use common::{Counter, Gate, PATIENCE, eventually, watchdog};
 use workpath::{
-    Catalog, Delegator, JobState, MemoryQueue, Order, OrderQueue, Origin, Priority, QueueErrorKind, Renewal,
-    Serve, Serving, Settlement, Shutdown, Verdict,
+    Catalog, Delegator, Error, JobState, MemoryQueue, Order, OrderQueue, Origin, Priority, QueueErrorKind,
+    Renewal, Serve, Serving, Settlement, Shutdown, Verdict,
 };
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -75,6 +75,29 @@ fn a_failing_order_is_tried_as_often_as_it_says_and_then_dead() {
         assert_eq!((letter.id, &*letter.reason, letter.failures, runs.get()), (id, "run 3", 3, 3));
         assert!(queue.requeue(id).unwrap());
         runs.wait_for(6);
+    });
+}
+
+#[test]
+fn an_error_may_say_that_there_is_no_use_or_when_to_try_again() {
+    watchdog(|| {
+        let (queue, runs) = (MemoryQueue::new(), Counter::new());
+        let counted = runs.clone();
+        let catalog = Catalog::new().with("permanent", |_, _| Err(Error::permanent("no such user"))).with(
+            "later",
+            move |_, _| {
+                counted.add();
+                Err(Error::retry_after(common::FOREVER))
+            },
+        );
+        let delegator = delegator(1);
+        let _serving = delegator.serve(&queue, &catalog, hasty()).unwrap();
+        let id = queue.enqueue(Order::new("permanent").with_attempts(9)).unwrap();
+        assert_eq!(queue.result(id, PATIENCE).unwrap(), Some(Err("no such user".into())));
+        assert_eq!(queue.dead_letters(9).unwrap().remove(0).failures, 1);
+        queue.enqueue(Order::new("later").with_attempts(9)).unwrap();
+        eventually("it is delayed", || queue.counts().unwrap().delayed == 1);
+        assert_eq!((runs.get(), queue.counts().unwrap().delayed), (1, 1));
     });
 }
 

@@ -322,11 +322,12 @@ impl Attempt {
         }
         let text =
             contain(|| error.to_string()).unwrap_or_else(|panic| format!("an error that panics: {panic}"));
+        let (permanent, wanted) = (error.is_permanent(), error.retry_delay());
         discard("the error of an order", error);
-        let after = self.shared.options.backoff_after(ticket.failures);
+        let after = wanted.unwrap_or_else(|| self.shared.options.backoff_after(ticket.failures));
         let due = unix_now().saturating_add(millis(after));
         let too_late = ticket.order.deadline_millis() != 0 && due >= ticket.order.deadline_millis();
-        if ticket.failures.saturating_add(1) >= ticket.order.attempts() || too_late {
+        if permanent || ticket.failures.saturating_add(1) >= ticket.order.attempts() || too_late {
             Verdict::Dead(text)
         } else {
             Verdict::Retry { error: text, after }
@@ -922,8 +923,9 @@ impl Delegator {
     ///
     /// Two threads are started: one fetches orders, only as many as there are free workers, and one settles them and renews their
     /// leases. The orders run as jobs of this delegator, beside others that are submitted, with the same records, deadlines and
-    /// log lines. One that fails is tried again after a backoff; one that has used up its attempts, whose operation is not
-    /// in the catalog, or whose deadline has passed, becomes a dead letter.
+    /// log lines. One that fails is tried again after a backoff, or when its error [says](crate::Error::retry_after). One that
+    /// has used up its attempts, whose error is [permanent](crate::Error::permanent), whose operation is not in the catalog, or
+    /// whose deadline has passed, becomes a dead letter.
     ///
     /// An order may run more than once; see [`OrderQueue`]. Stop the serving before the delegator.
     ///
