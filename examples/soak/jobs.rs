@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::select;
-use workpath::{Context, Delegator, Error, Job};
+use workpath::{Context, Delegator, Error, Job, Priority};
 
 use crate::world::{
     Door, Form, Freight, LEDGER, Matryoshka, Note, Prickly, Rng, Sent, States, TIMER, add, eventually, nap,
@@ -35,6 +35,21 @@ impl Draft {
     pub(crate) fn with_timeout(mut self, timeout: Duration) -> Draft {
         self.job = self.job.with_timeout(timeout);
         self.may(States::TIMED_OUT)
+    }
+
+    /// Has it go first, last, later, or one at a time with others.
+    pub(crate) fn with_options(mut self, rng: &mut Rng) -> Draft {
+        if rng.one_in(2) {
+            let priority = if rng.one_in(2) { Priority::High } else { Priority::Low };
+            self.job = self.job.with_priority(priority);
+        }
+        if rng.one_in(2) {
+            self.job = self.job.with_key(["red", "green", "blue"][rng.below(3) as usize]);
+        }
+        if rng.one_in(4) {
+            self.job = self.job.with_delay(rng.micros(2_000));
+        }
+        self
     }
 
     /// Submits it. What is refused comes back.

@@ -75,6 +75,9 @@ fn burst(rng: &mut Rng, site: &Site, ids: &mut Ids, say: &dyn Fn(&'static str)) 
             let timeout = if rng.one_in(4) { Duration::ZERO } else { rng.micros(4_000) };
             draft = draft.with_timeout(timeout);
         }
+        if rng.one_in(3) {
+            draft = draft.with_options(rng);
+        }
         ids.add(draft.job.id());
         say("submitting");
         match draft.send(&site.door, Form::any(rng)) {
