@@ -448,8 +448,8 @@ impl fmt::Debug for Error {
             Repr::RetryAfter(after) => f.debug_tuple("RetryAfter").field(&after.0).field(&after.1).finish(),
             Repr::Panicked(message) => f.debug_tuple("Panicked").field(message).finish(),
             Repr::Cancelled(cancelled) => {
-                let why = format_args!("{}", cancelled.why());
-                f.debug_tuple("Cancelled").field(&cancelled.cancel.cause).field(&why).finish()
+                let mut shown = f.debug_tuple("Cancelled");
+                shown.field(&cancelled.cancel.cause).field(&format_args!("{}", cancelled.why())).finish()
             }
             Repr::DeadlineExceeded(_) => f.write_str("DeadlineExceeded"),
             Repr::At(at) => f.debug_tuple("At").field(&at.0).field(&at.1).finish(),

@@ -200,8 +200,11 @@ impl Worker {
     pub(crate) fn call(&self, what: &str, hook: Option<Hook>) {
         if let Some(hook) = &hook {
             if let Err(panic) = contain(|| hook(self.index)) {
-                let line = format_args!("panic in {what} of worker {}: {panic}", self.index);
-                log_about(log::Level::Error, line, &[("worker", self.index)]);
+                log_about(
+                    log::Level::Error,
+                    format_args!("panic in {what} of worker {}: {panic}", self.index),
+                    &[("worker", self.index)],
+                );
             }
         }
         discard(what, hook);
