@@ -716,8 +716,10 @@ impl Shared {
         drop(state);
         discard("jobs", gone);
         for id in lost {
-            let text = format_args!("the lease of order {id} was lost; what came of it does not count");
-            log(log::Level::Warn, text);
+            log(
+                log::Level::Warn,
+                format_args!("the lease of order {id} was lost; what came of it does not count"),
+            );
         }
         Ok(())
     }
