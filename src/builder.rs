@@ -218,7 +218,8 @@ impl Builder {
     }
 
     /// Records how long jobs wait and run, for [`Delegator::latencies`]. Off by default. It costs each job three counts in
-    /// memory of its worker's own, some 17 KiB a worker, and no lock; a job that never starts takes one.
+    /// memory of its worker's own, some 17 KiB a worker, and no lock; a job that never starts takes one. `false` takes back what
+    /// was asked for before, by name too.
     ///
     /// # Examples
     ///
@@ -282,8 +283,9 @@ impl Builder {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn latencies_by_name(mut self, max_names: usize) -> Builder {
-        self.settings.latencies =
-            self.settings.latencies.map(|_| max_names).or((max_names > 0).then_some(max_names));
+        if self.settings.latencies.is_some() || max_names > 0 {
+            self.settings.latencies = Some(max_names);
+        }
         self
     }
 

@@ -36,6 +36,14 @@ impl Extras {
     pub(crate) fn level(&self) -> Level {
         Level::new(self.priority, self.key.is_some())
     }
+
+    /// Takes what belongs to the record of the job, and stays with it while the job runs and afterwards.
+    pub(crate) fn split_tries(&mut self) -> Option<Box<Extras>> {
+        if self.tries.is_empty() {
+            return None;
+        }
+        Some(Box::new(Extras { tries: std::mem::take(&mut self.tries), ..Extras::default() }))
+    }
 }
 
 /// A job that is tried again when it fails.
@@ -44,16 +52,6 @@ pub(crate) struct Retrying {
     /// The context of the job has a scope of the job's own, for all attempts: what cancels the job cancels that, so a cancel
     /// that comes while one attempt gives way to the next is not lost.
     pub(crate) scoped: bool,
-}
-
-impl Extras {
-    /// Takes what belongs to the record of the job, and stays with it while the job runs and afterwards.
-    pub(crate) fn split_tries(&mut self) -> Option<Box<Extras>> {
-        if self.tries.is_empty() {
-            return None;
-        }
-        Some(Box::new(Extras { tries: std::mem::take(&mut self.tries), ..Extras::default() }))
-    }
 }
 
 /// The earliest time at which a job may start: an [`Instant`], or a [`SystemTime`] of the wall clock. See

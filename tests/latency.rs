@@ -177,3 +177,18 @@ fn a_job_that_its_submitter_runs_counts_under_its_name() {
         drop(busy);
     });
 }
+
+#[test]
+fn of_two_wishes_about_latencies_the_last_counts() {
+    let recorded = |builder: workpath::Builder| {
+        let delegator = builder.manual().unwrap();
+        delegator.submit(Job::new("work", |_| Ok(Vec::new()))).unwrap().wait();
+        (delegator.latencies().run_time.count(), delegator.latencies_by_name().names.len())
+    };
+    let builder = Delegator::builder;
+    assert_eq!(recorded(builder().latencies_by_name(4)), (1, 1));
+    assert_eq!(recorded(builder().latencies_by_name(4).latencies(true)), (1, 1));
+    assert_eq!(recorded(builder().latencies_by_name(4).latencies(false)), (0, 0));
+    assert_eq!(recorded(builder().latencies(true).latencies_by_name(0)), (1, 0));
+    assert_eq!(recorded(builder().latencies_by_name(0)), (0, 0));
+}
