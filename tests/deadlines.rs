@@ -679,6 +679,20 @@ fn the_default_timeout_counts_from_submission() {
 }
 
 #[test]
+fn a_cancelled_context_ends_a_job_at_once_in_spite_of_a_default_timeout() {
+    let delegator = Delegator::builder().workers(1).default_timeout(FOREVER).build().expect("a delegator");
+    let busy = occupy(&delegator);
+    let (context, canceller) = Context::background().with_cancel();
+    canceller.cancel();
+    let job = Job::new("late", |_| Ok(Vec::new())).with_context(&context);
+    let handle = delegator.submit(job).expect("accepted");
+    // Before anybody has looked at the job.
+    assert_eq!(delegator.stats().cancelled, 1);
+    assert_eq!(handle.state(), JobState::Cancelled);
+    drop(busy);
+}
+
+#[test]
 fn the_default_timeout_applies_only_to_jobs_without_a_deadline_of_their_own() {
     let delegator = Delegator::builder().workers(1).default_timeout(FOREVER).build().expect("a delegator");
     let own = Instant::now() + FOREVER * 3;

@@ -904,8 +904,8 @@ fn a_refused_job_supersedes_nothing() {
         let refused = loop {
             // Until the shutdown has begun, it would be accepted.
             match submitter.try_submit(yields("probe", [])) {
-                Ok(_) => thread::yield_now(),
-                Err(_) => break submitter.supersede("key", yields("late", [])),
+                Err(SubmitError::ShutDown(_)) => break submitter.supersede("key", yields("late", [])),
+                _ => thread::yield_now(),
             }
         };
         assert!(matches!(refused, Err(SubmitError::ShutDown(_))), "{refused:?}");

@@ -424,11 +424,16 @@ fn accept_with(
         Start::At(tick) => tick,
         Start::Wall(time) => Tick::now().after(Duration::from_nanos(time.saturating_sub(clock::wall_now()))),
     });
+    let mut looked = None;
     let by_default = limit_by_default(engine, &mut job, || {
         let now = Tick::now();
+        looked = Some(now);
         due.unwrap_or(now).max(now)
     });
-    let end = job.context.end();
+    let end = match looked {
+        Some(now) if !job.context.is_done_at(now) => None,
+        _ => job.context.end(),
+    };
     let level = job.level();
     let task = engine.admit(job, by_default);
     if let Some(end) = end {
