@@ -1,12 +1,11 @@
 //! The jobs that are not due yet, and the ticks that will make more of them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::clock::{self, Tick};
 use crate::extras::Place;
 use crate::periodic::{DueTick, TickPlace};
-use crate::priority::Level;
 use crate::sync::Arc;
 use crate::task::Task;
 
@@ -20,8 +19,6 @@ pub(crate) struct Agenda {
     /// Where those are that wait for the wall clock: in `scheduled` they are under their deadlines.
     by_wall: BTreeMap<(u64, u64), Tick>,
     ticks: BTreeMap<TickPlace, DueTick>,
-    /// Due, but found no room in the queue: by level, and in the order in which they became due.
-    waiting: [VecDeque<(Level, Arc<Task>)>; Level::COUNT],
     next: u64,
     /// Nothing is scheduled any more.
     closed: bool,
@@ -106,33 +103,6 @@ impl Agenda {
     pub(crate) fn pop_due_tick(&mut self, now: Tick) -> Option<DueTick> {
         let first = self.ticks.first_entry()?;
         if first.key().0 <= now { Some(first.remove()) } else { None }
-    }
-
-    /// Has a job that is due wait for room.
-    pub(crate) fn await_room(&mut self, task: Arc<Task>) {
-        let level = task.level();
-        self.waiting[level as usize].push_back((level, task));
-    }
-
-    pub(crate) fn awaits_room(&self) -> bool {
-        self.waiting.iter().any(|waiting| !waiting.is_empty())
-    }
-
-    /// Gives those that wait for room to `push`, at each level until one comes back.
-    pub(crate) fn fill_room(&mut self, mut push: impl FnMut(Level, Arc<Task>) -> Result<(), Arc<Task>>) {
-        for waiting in self.waiting.iter_mut().rev() {
-            while let Some((level, task)) = waiting.pop_front() {
-                if let Err(task) = push(level, task) {
-                    waiting.push_front((level, task));
-                    break;
-                }
-            }
-        }
-    }
-
-    /// The first of those that wait for room.
-    pub(crate) fn pop_waiting(&mut self) -> Option<(Level, Arc<Task>)> {
-        self.waiting.iter_mut().rev().find_map(VecDeque::pop_front)
     }
 }
 

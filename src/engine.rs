@@ -37,9 +37,6 @@ pub(crate) const BATCH: usize = 32;
 /// How many jobs are released under one lock of the agenda.
 const RELEASED: usize = 256;
 
-/// How long a job that is due waits before it looks for room in the queue again.
-const FULL: std::time::Duration = std::time::Duration::from_millis(1);
-
 pub(crate) struct Engine {
     pub(crate) queue: Queue<Arc<Task>>,
     pub(crate) registry: Registry,
@@ -249,6 +246,8 @@ impl Engine {
     fn release_due(&self, now: Tick) -> Tick {
         loop {
             let mut listened = Vec::new();
+            // So that none is dropped under the lock.
+            let mut pushed = Vec::new();
             let mut agenda = self.agenda.lock();
             // Under the lock: who has closed the queue, and then takes this lock, finds nothing pushed afterwards.
             if self.queue.phase() != Phase::Open {
@@ -264,22 +263,19 @@ impl Engine {
                 }
                 listened.extend(listening);
                 // One that has ended goes the same way: a worker drops what is left of it.
-                agenda.await_room(task);
+                pushed.extend(self.push_due(task));
                 released += 1;
             }
             while released < RELEASED {
                 let Some(tick) = agenda.pop_due_tick(now) else { break };
-                agenda.await_room(Arc::new(Task::new(Job::of_tick(tick), false, Weak::clone(&self.weak))));
+                pushed.extend(self.push_due(Arc::new(Task::new(
+                    Job::of_tick(tick),
+                    false,
+                    Weak::clone(&self.weak),
+                ))));
                 released += 1;
             }
-            // So that none is dropped under the lock.
-            let mut pushed = Vec::new();
-            agenda.fill_room(|level, task| {
-                pushed.extend(level.is_keyed().then(|| Arc::clone(&task)));
-                self.push_at(level, task, None, false)
-            });
             let next = agenda.next_due(now, wall_now);
-            let next = if agenda.awaits_room() { now.after(FULL).min(next) } else { next };
             drop(agenda);
             drop(listened);
             pushed.into_iter().for_each(|task| discard("a job with a key", task));
@@ -335,31 +331,30 @@ impl Engine {
         self.alarm.set(due);
     }
 
-    /// What is left for workers that leave: the queue, and what was due and found no room in it.
+    /// What is left in the queue for workers that leave.
     pub(crate) fn take_left(&self) -> Option<Arc<Task>> {
         if self.queue.phase() == Phase::Stopped {
             return None;
         }
-        loop {
-            let (level, task) = {
-                let mut agenda = self.agenda.lock();
-                if let Some(task) = self.queue.try_pop() {
-                    return Some(task);
-                }
-                agenda.pop_waiting()?
-            };
-            if !level.is_keyed() {
-                return Some(task);
-            }
-            // Nothing more is submitted, so that no bound is left to be kept.
-            if let Err(task) = self.push_at(level, task, None, true) {
-                return Some(task);
-            }
-        }
+        // What has become due is in the queue by now.
+        let _agenda = self.agenda.lock();
+        self.queue.try_pop()
     }
 
-    /// Puts a task in the queue, at its level, or holds it back for its key. `force`: one with a key, also where there is no
-    /// room.
+    /// Puts a task that is due in the queue, or holds it back for its key; also where there is no room. Gives a task with a
+    /// key back, to be dropped.
+    fn push_due(&self, task: Arc<Task>) -> Option<Arc<Task>> {
+        let level = task.level();
+        if level.is_keyed() {
+            let _ = self.push_keyed(level, Arc::clone(&task), None, true);
+            return Some(task);
+        }
+        self.queue.push_due(level, task);
+        None
+    }
+
+    /// Puts a task in the queue, at its level, or holds it back for its key. `force`: also where there is no
+    /// room, unless it is of the level of the channel.
     pub(crate) fn push_at(
         &self,
         level: Level,
@@ -367,10 +362,10 @@ impl Engine {
         share: Option<&mut Share>,
         force: bool,
     ) -> Result<(), Arc<Task>> {
-        if level.is_keyed() {
-            self.push_keyed(level, task, share, force)
-        } else {
-            self.queue.try_push_at(level, task)
+        match level {
+            Level::Normal => self.queue.try_push(task),
+            Level::Low | Level::High => self.queue.push_at(level, task, force),
+            _ => self.push_keyed(level, task, share, force),
         }
     }
 
@@ -448,14 +443,9 @@ impl Engine {
         self.keys.get().map_or((0, 0), |keys| keys.len())
     }
 
-    /// Hands back what is scheduled, and with `all` what is due and found no room. The queue is closed.
-    pub(crate) fn close_agenda(&self, all: bool, caller: Caller) {
-        let mut agenda = self.agenda.lock();
-        let (mut tasks, ticks) = agenda.close();
-        if all {
-            tasks.extend(std::iter::from_fn(|| agenda.pop_waiting()).map(|(_, task)| task));
-        }
-        drop(agenda);
+    /// Hands back what is scheduled. The queue is closed.
+    pub(crate) fn close_agenda(&self, caller: Caller) {
+        let (tasks, ticks) = self.agenda.lock().close();
         for tick in ticks.into_values() {
             tick.series.stop();
             discard("a periodic job", tick);

@@ -242,7 +242,8 @@ impl Job {
     /// it all the same; a default timeout counts from when it is due. Of several calls of this and
     /// [`not_before`](Job::not_before) the last counts. [`Duration::MAX`] is never.
     ///
-    /// When it is due it is queued behind what is queued already, and waits for room without blocking anybody.
+    /// When it is due it is queued behind what is queued already, also where there is no room: those who wait for room come
+    /// after it.
     ///
     /// # Examples
     ///

@@ -47,8 +47,6 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    pub(crate) const COUNT: usize = 6;
-
     pub(crate) fn new(priority: Priority, keyed: bool) -> Level {
         match (priority, keyed) {
             (Priority::Low, false) => Level::Low,

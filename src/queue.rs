@@ -25,6 +25,8 @@
 //! one, each with the same capacity and a line of its own; workers sleep and search for all of them together. Jobs with a
 //! key and no priority have a level of their own in the same way. Without a queue there is nothing to overtake in, so with a
 //! capacity of zero all jobs are alike.
+//!
+//! A job that has become due goes in also where there is no room: it was accepted long before those that wait for it.
 
 use std::collections::VecDeque;
 
@@ -216,6 +218,19 @@ impl<T> Queue<T> {
         Ok(())
     }
 
+    /// Puts in an item that is due, behind what is in, and without a place if there is none. It never waits: those who
+    /// submit without end would leave no room for it.
+    pub(crate) fn push_due(&self, level: Level, item: T) {
+        let Err(item) = self.try_push_at(level, item) else { return };
+        let jobs = &self.beside().jobs;
+        if level == Level::Normal || self.free.is_some() {
+            jobs.push_due(item, || self.receiver.len());
+        } else {
+            let _ = jobs.push(item, level.priority(), true);
+        }
+        self.wake_a_searcher();
+    }
+
     /// Takes a place for an item that is held back. `false` if there is none; with a capacity of zero there never is.
     pub(crate) fn reserve(&self, level: Level, force: bool) -> bool {
         (force || self.free.is_none()) && self.beside().jobs.reserve(level.priority(), force)
@@ -246,11 +261,8 @@ impl<T> Queue<T> {
 
     /// A push without the look for somebody to wake.
     fn place(&self, item: T) -> Result<(), T> {
-        if let Some(free) = &self.free {
-            let promised = free.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |free| free.checked_sub(1));
-            if promised.is_err() {
-                return Err(item);
-            }
+        if !self.promise() {
+            return Err(item);
         }
         self.sender.try_send(item).map_err(|error| error.into_inner())
     }
@@ -306,10 +318,14 @@ impl<T> Queue<T> {
             // What is in is promised to workers that are free.
             return None;
         }
-        match level {
-            Level::Normal => self.receiver.try_recv().ok(),
-            _ => self.beside().jobs.take_oldest(level.priority()),
+        if level != Level::Normal {
+            return self.beside().jobs.take_oldest(level.priority());
         }
+        let item = self.receiver.try_recv().ok()?;
+        if let Some(levels) = self.levels.get() {
+            levels.jobs.count_a_take();
+        }
+        Some(item)
     }
 
     /// Whether items wait for workers in here, rather than to get in.
@@ -336,16 +352,32 @@ impl<T> Queue<T> {
     #[cold]
     fn pop_by_priority(&self, levels: &Beside<T>) -> Option<T> {
         loop {
-            if let Some((item, priority)) = levels.jobs.pop(|| !self.receiver.is_empty()) {
-                self.wake_after_a_pop(priority);
+            if let Some((item, priority)) = levels
+                .jobs
+                .pop(|| !self.receiver.is_empty(), || self.promise() || self.phase() != Phase::Open)
+            {
+                priority.into_iter().for_each(|priority| self.wake_after_a_pop(priority));
                 return Some(item);
             }
             let item = self.try_recv();
-            if item.is_some() || levels.jobs.is_empty() {
+            if item.is_some() || levels.jobs.is_empty() || self.is_promised() {
                 return item;
             }
             // It was the turn of an item that somebody else has taken.
         }
+    }
+
+    /// Takes one of the free workers for an item. `false` if all are promised to others.
+    fn promise(&self) -> bool {
+        let take_one = |free: &AtomicUsize| {
+            free.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |free| free.checked_sub(1))
+        };
+        self.free.as_ref().is_none_or(|free| take_one(free).is_ok())
+    }
+
+    /// Whether all free workers are promised.
+    fn is_promised(&self) -> bool {
+        self.free.as_ref().is_some_and(|free| free.load(Ordering::SeqCst) == 0)
     }
 
     #[cold]

@@ -8,6 +8,10 @@
 //! [`PATIENCE`] says, it is its turn; if it is the turn of two, the lower goes first. So how long a job waits depends on the
 //! jobs that others submit, but never on whether they stop. At the level of the channel, jobs with a key and jobs without
 //! take turns.
+//!
+//! A job that became due when the channel was full is in here as well, without a place: it goes behind as many takes from
+//! the channel as there were jobs in it. So the channel and these are one line, in which those who wait for a place of the
+//! channel are not before it.
 
 use std::collections::VecDeque;
 
@@ -33,6 +37,10 @@ struct Levels<T> {
     passed_over: [u32; 3],
     /// Of those in the middle, it is the turn of the channel.
     turn_of_the_channel: bool,
+    /// Due, but not in the channel: each with the count of takes from the channel that go before it.
+    due: VecDeque<(usize, T)>,
+    /// How often it was the turn of the channel, as far as it was asked for here.
+    takes: usize,
 }
 
 impl<T> Ranked<T> {
@@ -42,13 +50,39 @@ impl<T> Ranked<T> {
             reserved: [0; 3],
             passed_over: [0; 3],
             turn_of_the_channel: false,
+            due: VecDeque::new(),
+            takes: 0,
         };
         Ranked { capacity, ready: AtomicUsize::new(0), levels: Mutex::new(levels) }
     }
 
     fn add_ready(&self, levels: &mut Levels<T>, item: T, priority: Priority) {
         levels.jobs[priority as usize].push_back(item);
+        self.one_more();
+    }
+
+    /// Under the lock.
+    fn one_more(&self) {
         self.ready.store(self.ready.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Under the lock.
+    fn one_less(&self) {
+        self.ready.store(self.ready.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+    }
+
+    /// Puts an item that is due behind what the channel has.
+    pub(crate) fn push_due(&self, item: T, in_the_channel: impl Fn() -> usize) {
+        let mut levels = self.levels.lock();
+        let after = levels.takes.wrapping_add(in_the_channel());
+        levels.due.push_back((after, item));
+        self.one_more();
+    }
+
+    /// An item was taken from the channel without having been asked for here.
+    pub(crate) fn count_a_take(&self) {
+        let mut levels = self.levels.lock();
+        levels.takes = levels.takes.wrapping_add(1);
     }
 
     /// `force`: also where there is no room.
@@ -80,24 +114,40 @@ impl<T> Ranked<T> {
         self.levels.lock().reserved[priority as usize] -= 1;
     }
 
-    /// What is to be taken next, with its level. `None` if that is what the channel has; `others_wait` says whether it has
-    /// anything.
-    pub(crate) fn pop(&self, others_wait: impl Fn() -> bool) -> Option<(T, Priority)> {
+    /// What is to be taken next, with the level at which it had a place. `None` if that is what the channel has;
+    /// `others_wait` says whether it has anything. Nothing is taken that `may_go` does not let go.
+    pub(crate) fn pop(
+        &self,
+        others_wait: impl Fn() -> bool,
+        may_go: impl Fn() -> bool,
+    ) -> Option<(T, Option<Priority>)> {
         if self.is_empty() {
             return None;
         }
         let mut levels = self.levels.lock();
         let others_wait = others_wait();
+        let is_due = levels.is_turn_of_the_due(others_wait);
         let [low, keyed, high] = &levels.jobs;
-        let waits = [!low.is_empty(), others_wait || !keyed.is_empty(), !high.is_empty()];
-        let priority = levels.choose(waits)?;
-        if priority == Priority::Normal && others_wait {
-            levels.turn_of_the_channel = !levels.turn_of_the_channel;
+        let (no_key_waits, key_waits) = (others_wait || is_due, !keyed.is_empty());
+        let waits = [!low.is_empty(), no_key_waits || key_waits, !high.is_empty()];
+        // Where there is nothing but what is due, nobody is passed over.
+        let alone = waits == [false, true, false] && !key_waits;
+        let priority = if alone { Priority::Normal } else { levels.choose(waits)? };
+        if priority == Priority::Normal && no_key_waits {
+            levels.turn_of_the_channel = !key_waits || !levels.turn_of_the_channel;
             if levels.turn_of_the_channel {
+                if is_due && may_go() {
+                    self.one_less();
+                    return levels.due.pop_front().map(|(_, item)| (item, None));
+                }
+                levels.takes = levels.takes.wrapping_add(1);
                 return None;
             }
         }
-        self.remove_first(&mut levels, priority).map(|item| (item, priority))
+        if !may_go() {
+            return None;
+        }
+        self.remove_first(&mut levels, priority).map(|item| (item, Some(priority)))
     }
 
     /// The first of this level, out of turn.
@@ -107,7 +157,7 @@ impl<T> Ranked<T> {
 
     fn remove_first(&self, levels: &mut Levels<T>, priority: Priority) -> Option<T> {
         let item = levels.jobs[priority as usize].pop_front()?;
-        self.ready.store(self.ready.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+        self.one_less();
         Some(item)
     }
 
@@ -119,17 +169,27 @@ impl<T> Ranked<T> {
         self.ready.load(Ordering::Relaxed)
     }
 
-    /// How many places are taken.
+    /// How many items are here, those that are held back or due included.
     pub(crate) fn len(&self, priority: Priority) -> usize {
-        self.levels.lock().len(priority)
+        let levels = self.levels.lock();
+        let due = if priority == Priority::Normal { levels.due.len() } else { 0 };
+        levels.len(priority) + due
     }
 
     pub(crate) fn room(&self, priority: Priority) -> usize {
-        self.capacity - self.len(priority).min(self.capacity)
+        self.capacity.saturating_sub(self.levels.lock().len(priority))
     }
 }
 
 impl<T> Levels<T> {
+    /// Whether an item that is due goes before what the channel has.
+    fn is_turn_of_the_due(&self, others_wait: bool) -> bool {
+        // How many takes go before it, as a difference that may be negative.
+        let is_past = |after: usize| self.takes.wrapping_sub(after) <= usize::MAX / 2;
+        self.due.front().is_some_and(|(after, _)| !others_wait || is_past(*after))
+    }
+
+    /// How many places are taken.
     fn len(&self, priority: Priority) -> usize {
         self.jobs[priority as usize].len() + self.reserved[priority as usize]
     }

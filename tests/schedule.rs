@@ -2,10 +2,12 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use common::{DropFlag, delegator, eventually, occupy, watchdog, yields};
-use workpath::{Context, Delegator, Job, JobState, Shutdown, SubmitError};
+use workpath::{Context, Delegator, Job, JobState, Overflow, Priority, Shutdown, SubmitError};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -103,6 +105,84 @@ fn more_are_due_than_fit_in_the_queue() {
     }
     delegator.advance(2 * SECOND);
     assert_eq!(delegator.stats().completed, 100);
+}
+
+/// In which order jobs are run, when one is due while the queue is full, and another comes as soon as there is room.
+fn order_around_what_is_due(capacity: usize) -> Vec<String> {
+    let delegator = Delegator::builder().queue_capacity(capacity).manual().unwrap();
+    let submitter = delegator.submitter();
+    let nap = Job::new("nap", move |ctx| {
+        for _ in 0..capacity {
+            let _ = submitter.submit(yields("queued", []))?;
+        }
+        ctx.sleep(2 * SECOND)?;
+        assert!(matches!(submitter.try_submit(yields("one more", [])), Err(SubmitError::Full(_))));
+        Ok(Vec::new())
+    });
+    let _ = delegator.submit(nap).unwrap();
+    let due = delegator.submit(later(SECOND)).unwrap();
+    assert!(delegator.step());
+    assert_eq!((due.state(), delegator.stats().places.normal), (JobState::Queued, capacity + 1));
+    assert!(delegator.step());
+    let _ = delegator.try_submit(yields("after", [])).unwrap();
+    while delegator.step() {}
+    delegator.registry().records().iter().map(|record| record.name().to_owned()).collect()
+}
+
+#[test]
+fn what_is_due_goes_before_those_who_wait_for_room() {
+    assert_eq!(order_around_what_is_due(1), ["nap", "queued", "later", "after"]);
+}
+
+#[test]
+fn what_is_due_goes_behind_what_is_queued() {
+    assert_eq!(order_around_what_is_due(3), ["nap", "queued", "queued", "queued", "later", "after"]);
+}
+
+#[test]
+fn one_gives_way_for_one_however_many_are_due() {
+    for priority in [Priority::Low, Priority::Normal, Priority::High] {
+        let delegator = Delegator::builder().queue_capacity(1).manual().unwrap();
+        let submitter = delegator.submitter();
+        let nap = Job::new("nap", move |ctx| {
+            let _ = submitter.submit(yields("first", []).with_priority(priority))?;
+            ctx.sleep(2 * SECOND)?;
+            let _ =
+                submitter.submit_with(yields("pushes", []).with_priority(priority), Overflow::DropOldest)?;
+            Ok(Vec::new())
+        });
+        let _ = delegator.submit(nap).unwrap();
+        for _ in 0..3 {
+            let _ = delegator.submit(later(SECOND).with_priority(priority)).unwrap();
+        }
+        while delegator.step() {}
+        let stats = delegator.stats();
+        assert_eq!((stats.dropped, stats.cancelled, stats.completed), (1, 1, 5), "{priority:?}");
+    }
+}
+
+#[test]
+fn what_is_due_gets_a_worker_that_others_would_keep_busy() {
+    for capacity in [0, 1] {
+        watchdog(move || {
+            let delegator = Delegator::builder().workers(1).queue_capacity(capacity).build().unwrap();
+            let over = AtomicBool::new(false);
+            thread::scope(|scope| {
+                for _ in 0..3 {
+                    scope.spawn(|| {
+                        while !over.load(Ordering::Relaxed) {
+                            let _ = delegator.submit(yields("busy", [])).unwrap();
+                        }
+                    });
+                }
+                for _ in 0..20 {
+                    let due = delegator.submit(later(Duration::from_millis(1))).unwrap();
+                    assert_eq!(due.wait().state(), JobState::Completed);
+                }
+                over.store(true, Ordering::Relaxed);
+            });
+        });
+    }
 }
 
 #[test]

@@ -348,17 +348,15 @@ impl Hand {
 
     /// Moves a random one of the queued jobs to the front.
     fn shuffle(&self) {
-        let Some(mut state) = self.random.get() else { return };
         let queue = &self.engine.queue;
+        let Some(mut state) = self.random.get().filter(|_| queue.holds_any()) else { return };
         let number = random::next(&mut state);
         self.random.set(Some(state));
         let turns = number % (queue.ready().max(1) as u64);
         for _ in 0..turns {
             let Some(task) = queue.try_pop() else { return };
-            if let Err(task) = queue.try_push_at(task.level(), task) {
-                // Somebody else took the place meanwhile.
-                let _ = self.worker.act(|worker| worker.execute_inline(task));
-            }
+            // Also where somebody else has taken the place meanwhile.
+            queue.push_due(task.level(), task);
         }
     }
 }
@@ -377,7 +375,7 @@ impl Driven for Hand {
         let queue = &self.engine.queue;
         let is_over = match queue.phase() {
             Phase::Open => false,
-            Phase::Draining => queue.is_empty() && !self.engine.agenda.lock().awaits_room(),
+            Phase::Draining => queue.is_empty(),
             Phase::Stopped => true,
         };
         if self.busy.get() || !is_over || self.stopped.replace(true) {

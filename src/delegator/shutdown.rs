@@ -316,7 +316,7 @@ fn finish(
         closing.wait(engine, is_worker, until) && engine.callers.wait(until, |until| engine.park_until(until))
     };
     engine.queue.close(if cancel { Phase::Stopped } else { Phase::Draining });
-    engine.close_agenda(false, caller);
+    engine.close_agenda(caller);
     if cancel {
         stop(engine, caller);
     }
@@ -342,7 +342,6 @@ fn finish(
 
 /// Takes the unstarted jobs out and cancels the running ones, on this thread.
 fn stop(engine: &Engine, caller: Caller) {
-    engine.close_agenda(true, caller);
     // Those that are held back first, so that nobody's end puts them in the queue.
     let held = engine.take_held().into_iter();
     for task in held.chain(std::iter::from_fn(|| engine.queue.try_pop())) {
@@ -415,5 +414,5 @@ pub(super) fn end_events(engine: &Engine) {
 pub(super) fn leave(engine: &Engine) {
     engine.events.shutting_down();
     engine.queue.close(Phase::Draining);
-    engine.close_agenda(false, None);
+    engine.close_agenda(None);
 }

@@ -651,15 +651,22 @@ fn drop_oldest(
         if engine.queue.phase() != Phase::Open {
             return Err(give_back(engine, task, handle, SubmitError::ShutDown));
         }
-        match engine.take_oldest(level) {
+        let oldest = engine.take_oldest(level);
+        let gives_way = oldest.is_some();
+        match oldest {
             Some(oldest) => give_way(engine, oldest, handle.id()),
             None if engine.queue.holds_any() => {}
             None => return Err(give_back(engine, task, handle, SubmitError::Full)),
         }
-        match push(engine, task, level, None) {
+        engine.registry.begin_submission();
+        // One is enough, also where more are due than there are places.
+        match engine.push_at(level, task, None, gives_way) {
             Ok(()) => return confirm(engine, handle),
             // Somebody else has taken the place.
-            Err(back) => task = back,
+            Err(back) => {
+                engine.registry.refuse_submission();
+                task = back;
+            }
         }
     }
 }

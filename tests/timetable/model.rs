@@ -64,13 +64,11 @@ pub(crate) struct Model {
     setup: Setup,
     pub(crate) now: Time,
     pub(crate) jobs: Vec<Job>,
-    /// What the queue holds at each level, jobs that have ended in it included.
-    levels: [VecDeque<usize>; 3],
+    /// What the queue holds at each level, jobs that have ended in it included, and whether it has no place.
+    levels: [VecDeque<(usize, bool)>; 3],
     passed_over: [u32; 3],
     agenda: BTreeMap<(Time, u64), usize>,
     number: u64,
-    /// Due, without room.
-    waiting: [VecDeque<usize>; 3],
     alarm: Time,
     phase: Phase,
     busy: bool,
@@ -94,7 +92,6 @@ impl Model {
             passed_over: [0; 3],
             agenda: BTreeMap::new(),
             number: 0,
-            waiting: Default::default(),
             alarm: NEVER,
             phase: Phase::Open,
             busy: false,
@@ -152,17 +149,12 @@ impl Model {
             if self.jobs[k].stage == Stage::Scheduled {
                 self.jobs[k].stage = Stage::Queued;
             }
-            self.waiting[self.jobs[k].spec.priority].push_back(k);
+            let level = self.jobs[k].spec.priority;
+            let beyond = level == 1 && self.is_full(level);
+            self.levels[level].push_back((k, beyond));
         }
-        for level in [2, 1, 0] {
-            while self.levels[level].len() < self.setup.capacity {
-                let Some(k) = self.waiting[level].pop_front() else { break };
-                self.levels[level].push_back(k);
-            }
-        }
-        let waits = self.waiting.iter().any(|waiting| !waiting.is_empty());
         let first = self.agenda.first_key_value().map_or(NEVER, |((at, _), _)| *at);
-        self.alarm = self.alarm.min(if waits { self.now + 1 } else { first });
+        self.alarm = self.alarm.min(first);
     }
 
     // The end of contexts.
@@ -270,15 +262,23 @@ impl Model {
         Some(())
     }
 
+    fn is_full(&self, level: usize) -> bool {
+        let with_places = self.levels[level].iter().filter(|(_, beyond)| !beyond);
+        with_places.count() >= self.setup.capacity
+    }
+
     fn push(&mut self, k: usize) -> bool {
-        let level = &mut self.levels[self.jobs[k].spec.priority];
-        let fits = level.len() < self.setup.capacity;
+        let fits = !self.is_full(self.jobs[k].spec.priority);
         if fits {
-            level.push_back(k);
-            self.accepted += 1;
-            self.jobs[k].stage = Stage::Queued;
+            self.put(k);
         }
         fits
+    }
+
+    fn put(&mut self, k: usize) {
+        self.levels[self.jobs[k].spec.priority].push_back((k, false));
+        self.accepted += 1;
+        self.jobs[k].stage = Stage::Queued;
     }
 
     pub(crate) fn submit(&mut self, spec: &Spec) {
@@ -320,15 +320,17 @@ impl Model {
 
     pub(crate) fn drop_oldest(&mut self, spec: &Spec) {
         let k = self.add(spec, None);
-        if self.admit(k).is_none() {
-            while !self.push(k) {
-                let Some(oldest) = self.levels[spec.priority].pop_front() else { break };
-                self.look(oldest);
-                if self.jobs[oldest].stage == Stage::Queued {
-                    self.dropped += 1;
-                    self.file(oldest, Stage::Cancelled);
-                }
+        if self.admit(k).is_none() && !self.push(k) {
+            // One gives way, however many there are.
+            let level = &mut self.levels[spec.priority];
+            let first = level.iter().position(|(_, beyond)| !beyond).expect("a full queue");
+            let (oldest, _) = level.remove(first).expect("it is there");
+            self.look(oldest);
+            if self.jobs[oldest].stage == Stage::Queued {
+                self.dropped += 1;
+                self.file(oldest, Stage::Cancelled);
             }
+            self.put(k);
         }
         self.jobs[k].held = true;
     }
@@ -362,7 +364,7 @@ impl Model {
     fn pop(&mut self) -> Option<usize> {
         let waits = [0, 1, 2].map(|level| !self.levels[level].is_empty());
         if !waits[0] && !waits[2] {
-            return self.levels[1].pop_front();
+            return self.levels[1].pop_front().map(|(k, _)| k);
         }
         let due = (0..3).find(|level| waits[*level] && self.passed_over[*level] >= PATIENCE[*level]);
         let chosen = due.or_else(|| (0..3).rev().find(|level| waits[*level]))?;
@@ -373,7 +375,7 @@ impl Model {
                 *passed_over += 1;
             }
         }
-        self.levels[chosen].pop_front()
+        self.levels[chosen].pop_front().map(|(k, _)| k)
     }
 
     pub(crate) fn step(&mut self) -> bool {
@@ -383,10 +385,7 @@ impl Model {
         loop {
             self.fire();
             let next = match self.phase {
-                Phase::Open => self.pop(),
-                Phase::Draining => {
-                    self.pop().or_else(|| (0..3).rev().find_map(|level| self.waiting[level].pop_front()))
-                }
+                Phase::Open | Phase::Draining => self.pop(),
                 Phase::Stopped => None,
             };
             let Some(k) = next else { return false };
@@ -535,9 +534,7 @@ impl Model {
         let scheduled: Vec<usize> = std::mem::take(&mut self.agenda).into_values().collect();
         scheduled.into_iter().for_each(|k| self.hand_back(k));
         if cancel {
-            let waiting = std::mem::take(&mut self.waiting).into_iter().flatten();
-            let queued = std::mem::take(&mut self.levels).into_iter().flatten();
-            for k in waiting.chain(queued).collect::<Vec<_>>() {
+            for (k, _) in std::mem::take(&mut self.levels).into_iter().flatten() {
                 self.hand_back(k);
             }
         }
