@@ -20,6 +20,7 @@ use crate::panics::discard;
 use crate::priority::{Level, Priority};
 use crate::provenance::{Cancel, Cancelled, Origin};
 use crate::queue::{Parker, Phase};
+use crate::state::JobState;
 use crate::sync::{self, Arc, Ordering, spin_loop};
 use crate::task::Task;
 use crate::worker;
@@ -662,7 +663,11 @@ fn drop_oldest(
 /// Ends a job that was taken out of the queue.
 fn give_way(engine: &Engine, task: Arc<Task>, by: JobId) {
     // One that has ended, or whose context is done, does not give way.
-    task.look();
+    let state = task.look();
+    if state == JobState::Scheduled {
+        // The place that it had before an attempt that has failed.
+        return discard("a scheduled job", task);
+    }
     if let Some(captures) = task.withdraw() {
         if let Some(tick) = captures.tick() {
             // No job: it is put back, and loses its turn.
