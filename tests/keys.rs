@@ -828,6 +828,22 @@ fn nobody_joins_one_that_has_ended() {
 }
 
 #[test]
+fn nobody_joins_one_of_many_whose_time_is_over() {
+    let delegator = Delegator::manual();
+    let late = [(); 5].map(|()| {
+        let job = yields("late", []).with_key("key").with_timeout(Duration::from_secs(1));
+        delegator.submit(job).unwrap()
+    });
+    let pass = Job::new("pass", |ctx| ctx.sleep(Duration::from_secs(2)).map(|()| Vec::new()));
+    let _ = delegator.submit(pass.with_priority(Priority::High)).unwrap();
+    assert!(delegator.step());
+    let next = delegator.coalesce("key", yields("next", [])).unwrap();
+    assert!(matches!(next, Coalesced::Submitted(_)));
+    assert_eq!(next.handle().wait().state(), JobState::Completed);
+    assert!(late.iter().all(|late| late.state() == JobState::TimedOut));
+}
+
+#[test]
 fn whoever_waits_for_room_may_still_join() {
     watchdog(|| {
         let delegator = sized(1, 1);

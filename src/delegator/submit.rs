@@ -464,10 +464,10 @@ fn accept_with(
     }
 }
 
-/// A job with the same key that this one is to join, if there is one already. One whose time is over is ended first.
+/// A job with the same key that this one is to join, if there is one already. Those whose time is over are ended first.
 fn find_other(engine: &Engine, task: &Task, share: Option<&mut Share>) -> Option<Arc<Task>> {
     let Some(share @ Share::Join(_)) = share else { return None };
-    for _ in 0..2 {
+    loop {
         engine.look_at_key(task, share);
         let Share::Join(found) = share else { return None };
         let other = found.clone()?;
@@ -477,7 +477,6 @@ fn find_other(engine: &Engine, task: &Task, share: Option<&mut Share>) -> Option
         *found = None;
         discard("a finished job", other);
     }
-    None
 }
 
 /// The job that a push has found instead of room.
