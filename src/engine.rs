@@ -387,6 +387,12 @@ impl Engine {
         self.keys.get_or_init(Box::default).take_seat(task, self.key_limit, inside)
     }
 
+    /// Whether this job has what it needs of its key to start.
+    #[cold]
+    pub(crate) fn has_seat(&self, id: JobId) -> bool {
+        self.keys.get().is_some_and(|keys| keys.has_seat(id))
+    }
+
     /// A job with a key is over, and others with that key may start. What it was is told, or a second call, changes nothing.
     #[cold]
     pub(crate) fn leave_key(&self, id: JobId, leftovers: bool) {

@@ -383,8 +383,9 @@ impl Job {
     /// key ends, the next with that key lines up behind what waits already: a thousand jobs with one key do not keep the
     /// first with another waiting.
     ///
-    /// Jobs with a key have the whole capacity of the queue for themselves, as each [priority](crate::Priority) has, and
-    /// take turns with those that have none, of the same priority. A [delayed](Job::with_delay) job has its key from when it
+    /// Jobs with a key and of normal priority have the whole capacity of the queue for themselves, as each
+    /// [priority](crate::Priority) has, and take turns with those that have none. Those of high or low priority share the
+    /// places and the order of their priority with the others. A [delayed](Job::with_delay) job has its key from when it
     /// is due.
     ///
     /// # Inside jobs

@@ -193,6 +193,11 @@ impl Keys {
         true
     }
 
+    /// Whether the job is a holder.
+    pub(crate) fn has_seat(&self, id: JobId) -> bool {
+        self.state.lock().seats.get(&id).is_some_and(|seat| seat.held.is_none())
+    }
+
     /// A job is over. `leftovers`: the timer ended it, so that a worker has to drop what is left.
     pub(crate) fn leave(&self, queue: &Queue<Arc<Task>>, id: JobId, leftovers: bool) {
         let mut changes = Changes::default();
@@ -286,10 +291,12 @@ impl Keys {
         if state.no_deadline_before.is_none_or(|first| now < first) {
             return Vec::new();
         }
-        let held = state.keys.values().flat_map(|key| key.held.values()).map(|held| &held.task);
-        let (late, others): (Vec<_>, Vec<_>) = held.partition(|task| task.deadline <= now);
-        let late = late.into_iter().cloned().collect();
-        state.no_deadline_before = others.into_iter().map(|task| task.deadline).min();
+        let held = state.keys.values().flat_map(|key| &key.held);
+        let (mut late, others): (Vec<_>, Vec<_>) = held.partition(|(_, held)| held.task.deadline <= now);
+        // The map of the keys has another order in every run.
+        late.sort_unstable_by_key(|(number, _)| **number);
+        let late = late.into_iter().map(|(_, held)| Arc::clone(&held.task)).collect();
+        state.no_deadline_before = others.into_iter().map(|(_, held)| held.task.deadline).min();
         late
     }
 

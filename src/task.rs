@@ -474,6 +474,10 @@ impl Task {
         if state & STATE != QUEUED {
             return Claim::Gone(held.take());
         }
+        if state & LATER != 0 {
+            // The place that it had before somebody who waits for it ran it: that attempt has failed.
+            return Claim::Gone(None);
+        }
         // `now` may be a little old; that matters to a deadline that is near.
         let near = self.deadline <= now.after(NEAR);
         let end = if near || held.context.is_done_at(now) { held.context.end_of_queued() } else { None };

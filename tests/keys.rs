@@ -12,8 +12,8 @@ use std::time::Duration;
 use common::{Counter, DropFlag, FOREVER, Gate, delegator, eventually, gated, occupy, watchdog, yields};
 use pool::{assert_balanced, covered, keeps, obedient, pause, sized};
 use workpath::{
-    Coalesced, Context, Delegator, Displaced, Error, Event, Job, JobHandle, JobState, Overflow, Priority,
-    Shutdown, SubmitError,
+    Coalesced, Context, Delegator, Displaced, Error, Event, Job, JobHandle, JobState, Manual, Overflow,
+    Priority, Retry, Shutdown, SubmitError,
 };
 
 /// The numbers of jobs in the order in which they ran.
@@ -828,6 +828,22 @@ fn nobody_joins_one_that_has_ended() {
 }
 
 #[test]
+fn nobody_joins_one_of_many_whose_time_is_over() {
+    let delegator = Delegator::manual();
+    let late = [(); 5].map(|()| {
+        let job = yields("late", []).with_key("key").with_timeout(Duration::from_secs(1));
+        delegator.submit(job).unwrap()
+    });
+    let pass = Job::new("pass", |ctx| ctx.sleep(Duration::from_secs(2)).map(|()| Vec::new()));
+    let _ = delegator.submit(pass.with_priority(Priority::High)).unwrap();
+    assert!(delegator.step());
+    let next = delegator.coalesce("key", yields("next", [])).unwrap();
+    assert!(matches!(next, Coalesced::Submitted(_)));
+    assert_eq!(next.handle().wait().state(), JobState::Completed);
+    assert!(late.iter().all(|late| late.state() == JobState::TimedOut));
+}
+
+#[test]
 fn whoever_waits_for_room_may_still_join() {
     watchdog(|| {
         let delegator = sized(1, 1);
@@ -1036,4 +1052,81 @@ fn a_job_that_waits_for_its_next_attempt_leaves_the_key_to_others_and_takes_it_a
     assert_eq!((flaky.wait().attempts(), flaky.state()), (3, JobState::Completed));
     assert!([long, last].iter().all(|handle| handle.state() == JobState::Completed));
     assert_eq!(delegator.stats().keys, 0);
+}
+
+/// A job with a key that fails, run by one that waits for another with that key, while its place in the queue stays.
+fn run_out_of_turn(
+    delegator: &Manual,
+    trace: &Trace,
+    after: impl Fn(&Context) + Send + Sync + 'static,
+) -> JobHandle {
+    let retry = Retry::fixed(Duration::from_secs(5));
+    let again = trace.clone();
+    let flaky = Job::new("flaky", move |_| {
+        again.0.lock().unwrap().push(1);
+        Err("no".into())
+    });
+    let flaky = delegator.submit(flaky.with_key("key").with_retry(retry)).unwrap();
+    let (inside, traced) = (delegator.submitter(), trace.clone());
+    let outer = Job::new("outer", move |ctx| {
+        inside.submit(traced.job(2).with_key("key"))?.wait();
+        after(ctx);
+        Ok(Vec::new())
+    });
+    let _ = delegator.submit(outer.with_priority(Priority::High)).unwrap();
+    assert!(delegator.step());
+    assert_eq!((&trace.take()[..2], flaky.attempts()), (&[1, 2][..], 1));
+    flaky
+}
+
+#[test]
+fn a_job_that_was_run_out_of_turn_and_failed_waits_for_its_time() {
+    let (delegator, trace) = (Delegator::manual(), Trace::default());
+    let flaky = run_out_of_turn(&delegator, &trace, |_| ());
+    assert_eq!(delegator.run_until_idle(), 0, "its old place in the queue starts nothing");
+    assert_eq!((flaky.state(), flaky.attempts()), (JobState::Scheduled, 1));
+    assert_eq!(delegator.advance(Duration::from_secs(5)), 1);
+    assert_eq!(flaky.attempts(), 2);
+}
+
+#[test]
+fn a_job_that_was_run_out_of_turn_and_failed_waits_for_its_key() {
+    let (delegator, trace) = (Delegator::manual(), Trace::default());
+    let (inside, traced) = (delegator.submitter(), trace.clone());
+    let flaky = run_out_of_turn(&delegator, &trace, move |ctx| {
+        let _ = inside.submit(traced.job(3).with_key("key")).unwrap();
+        // It is due, and held back.
+        ctx.sleep(Duration::from_secs(6)).unwrap();
+    });
+    assert_eq!(flaky.state(), JobState::Queued);
+    assert_eq!(delegator.run_until_idle(), 2);
+    assert_eq!(trace.take(), [3, 1]);
+}
+
+#[test]
+fn a_job_that_was_run_out_of_turn_and_failed_has_no_place_to_give() {
+    let delegator = Delegator::builder().queue_capacity(1).manual().unwrap();
+    let flaky = run_out_of_turn(&delegator, &Trace::default(), |_| ());
+    let new = yields("new", []).with_key("other");
+    let new = delegator.submit_with(new, Overflow::DropOldest).unwrap();
+    assert_eq!((flaky.state(), delegator.stats().dropped), (JobState::Scheduled, 0));
+    assert_eq!(new.wait().state(), JobState::Completed);
+}
+
+#[test]
+fn held_jobs_past_their_deadlines_end_in_the_order_in_which_they_came() {
+    let delegator = Delegator::builder().queue_capacity(40).manual().unwrap();
+    let mut late = Vec::new();
+    for n in 0..20 {
+        let key = n.to_string();
+        let _ = delegator.submit(yields("holder", []).with_key(&*key)).unwrap();
+        let job = yields("late", []).with_key(&*key).with_timeout(Duration::from_secs(1));
+        late.push(delegator.submit(job).unwrap().id());
+    }
+    let pass = Job::new("pass", |ctx| ctx.sleep(Duration::from_secs(2)).map(|()| Vec::new()));
+    let _ = delegator.submit(pass.with_priority(Priority::High)).unwrap();
+    assert!(delegator.step());
+    assert!(delegator.try_submit(yields("more", []).with_key("more")).is_ok());
+    let records = delegator.registry().records();
+    assert_eq!(records[1..].iter().map(|record| record.id()).collect::<Vec<_>>(), late);
 }

@@ -580,3 +580,29 @@ fn a_job_without_a_policy_fails_at_once() {
     assert!(record.earlier_attempts().is_empty());
     assert_eq!(delegator.stats().retried, 0);
 }
+
+#[test]
+fn a_job_that_fails_where_it_is_waited_for_is_not_started_from_its_old_place_in_the_queue() {
+    watchdog(|| {
+        let delegator = delegator(2);
+        let busy = occupy(&delegator);
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        let inside = delegator.submitter();
+        let outer = Job::new("outer", move |_| {
+            let (job, _) = flaky(1);
+            let inner = inside.submit(job.with_retry(Retry::fixed(HOUR)))?;
+            let _ = sender.send(inner.clone());
+            inner.wait();
+            Ok(Vec::new())
+        });
+        let outer = delegator.submit(outer).unwrap();
+        let inner: workpath::JobHandle = receiver.recv().unwrap();
+        eventually("it waits for its next attempt", || inner.state() == JobState::Scheduled);
+        busy.release();
+        // Behind the old place.
+        delegator.submit(yields("after", [])).unwrap().wait();
+        assert_eq!((inner.state(), inner.attempts()), (JobState::Scheduled, 1));
+        inner.cancel();
+        assert_eq!(outer.wait().state(), JobState::Completed);
+    });
+}

@@ -20,6 +20,7 @@ use crate::panics::discard;
 use crate::priority::{Level, Priority};
 use crate::provenance::{Cancel, Cancelled, Origin};
 use crate::queue::{Parker, Phase};
+use crate::state::JobState;
 use crate::sync::{self, Arc, Ordering, spin_loop};
 use crate::task::Task;
 use crate::worker;
@@ -468,10 +469,10 @@ fn accept_with(
     }
 }
 
-/// A job with the same key that this one is to join, if there is one already. One whose time is over is ended first.
+/// A job with the same key that this one is to join, if there is one already. Those whose time is over are ended first.
 fn find_other(engine: &Engine, task: &Task, share: Option<&mut Share>) -> Option<Arc<Task>> {
     let Some(share @ Share::Join(_)) = share else { return None };
-    for _ in 0..2 {
+    loop {
         engine.look_at_key(task, share);
         let Share::Join(found) = share else { return None };
         let other = found.clone()?;
@@ -481,7 +482,6 @@ fn find_other(engine: &Engine, task: &Task, share: Option<&mut Share>) -> Option
         *found = None;
         discard("a finished job", other);
     }
-    None
 }
 
 /// The job that a push has found instead of room.
@@ -674,7 +674,11 @@ fn drop_oldest(
 /// Ends a job that was taken out of the queue.
 fn give_way(engine: &Engine, task: Arc<Task>, by: JobId) {
     // One that has ended, or whose context is done, does not give way.
-    task.look();
+    let state = task.look();
+    if state == JobState::Scheduled {
+        // The place that it had before an attempt that has failed.
+        return discard("a scheduled job", task);
+    }
     if let Some(captures) = task.withdraw() {
         if let Some(tick) = captures.tick() {
             // No job: it is put back, and loses its turn.
