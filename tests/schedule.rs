@@ -162,6 +162,22 @@ fn one_gives_way_for_one_however_many_are_due() {
 }
 
 #[test]
+fn what_is_due_takes_no_worker_that_is_promised_to_another() {
+    let delegator = Delegator::builder().queue_capacity(0).manual().unwrap();
+    let nap = Job::new("nap", |ctx| ctx.sleep(2 * SECOND).map(|()| Vec::new()));
+    let _ = delegator.submit(nap).unwrap();
+    let due = delegator.submit(later(SECOND)).unwrap();
+    assert!(delegator.step());
+    assert_eq!(due.state(), JobState::Queued);
+    let promised = delegator.try_submit(yields("promised", [])).unwrap();
+    assert!(delegator.step());
+    assert_eq!((promised.state(), due.state()), (JobState::Completed, JobState::Queued));
+    assert!(delegator.step());
+    assert_eq!(due.state(), JobState::Completed);
+    assert!(delegator.try_submit(yields("next", [])).is_ok());
+}
+
+#[test]
 fn what_is_due_gets_a_worker_that_others_would_keep_busy() {
     for capacity in [0, 1] {
         watchdog(move || {
