@@ -146,6 +146,8 @@ fn a_shutdown_waits_for_old_and_fresh_workers_and_counts_each_job_once() {
         let queued: Vec<_> = (0..10).map(|_| delegator.submit(yields("queued", "")).unwrap()).collect();
         let report = std::thread::scope(|scope| {
             let shutdown = scope.spawn(|| delegator.shutdown(Shutdown::drain()));
+            // It counts from here on.
+            while !matches!(events.recv_timeout(PATIENCE).expect("a shutdown"), Event::ShuttingDown) {}
             queued.iter().for_each(|handle| assert_eq!(handle.wait().state(), JobState::Completed));
             release_one.open();
             one.wait();
