@@ -155,6 +155,46 @@ fn an_order_is_settled_once_whoever_asks() {
 }
 
 #[test]
+fn what_is_settled_together_may_be_far_apart_and_of_any_kind() {
+    let Some(server) = Server::start("apart", &[]) else { return };
+    let (queue, other) = (server.queue(), server.queue());
+    let orders: Vec<Order> = (0..20).map(|_| Order::new("work")).collect();
+    let ids: Vec<JobId> = orders.iter().map(Order::id).collect();
+    assert!(queue.enqueue_all(orders.clone()).iter().all(Result::is_ok));
+    // What is leased is not new, to nobody.
+    let mut leases = queue.lease(8, LEASE, Duration::ZERO).unwrap();
+    let foreign = other.lease(1, LEASE, Duration::ZERO).unwrap().remove(0);
+    leases.extend(queue.lease(20, LEASE, Duration::ZERO).unwrap());
+    let leased: Vec<JobId> =
+        leases[..8].iter().chain([&foreign]).chain(&leases[8..]).map(|lease| lease.token.id).collect();
+    assert_eq!(leased, ids);
+    assert!(queue.enqueue_all(orders).iter().all(Result::is_err), "they are there");
+
+    let done = |lease: &Lease, text: &str| Settlement::new(lease, Verdict::Complete(text.into()));
+    let (first, last) = (&leases[0], &leases[18]);
+    let all = vec![
+        done(last, "last"),
+        done(&foreign, "foreign"),
+        done(first, "first"),
+        Settlement::new(&leases[9], Verdict::Discard("no".to_owned())),
+        Settlement::new(&leases[17], Verdict::Dead("dead".to_owned())),
+        done(last, "again"),
+        done(&leases[5], "fifth"),
+    ];
+    assert_eq!(queue.settle(all).unwrap(), [true, false, true, true, true, false, true]);
+    let result = |lease: &Lease| queue.result(lease.token.id, Duration::ZERO).unwrap();
+    assert_eq!(result(last), Some(Ok(b"last".to_vec())));
+    assert_eq!(result(first), Some(Ok(b"first".to_vec())));
+    assert_eq!(result(&leases[5]), Some(Ok(b"fifth".to_vec())));
+    assert_eq!(result(&leases[9]), Some(Err("no".to_owned())));
+    assert_eq!(result(&leases[17]), Some(Err("dead".to_owned())));
+    assert_eq!(result(&foreign), None);
+    assert_eq!(counts(&queue), (0, 0, 15, 1));
+    assert!(settle(&other, &foreign, Verdict::Complete(vec![])));
+    assert_eq!(server.results(&[last.token.id, first.token.id, foreign.token.id]), HashMap::from([(1, 3)]));
+}
+
+#[test]
 fn a_lapsed_lease_goes_to_the_next_who_asks_alone() {
     let Some(server) = Server::start("lapse", &[]) else { return };
     let (one, two) = (server.queue(), server.queue());
@@ -475,7 +515,7 @@ fn a_server_without_memory_refuses_orders_and_settles_what_it_has() {
     let queue = server.queue();
     queue.enqueue(Order::new("work").with_result_ttl(Duration::ZERO)).unwrap();
     let lease = lease_one(&queue, LEASE);
-    server.run::<redis::Value>(&["CONFIG", "SET", "maxmemory", "1mb"]);
+    server.run::<redis::Value>(&["CONFIG", "SET", "maxmemory", "1"]);
     let error = queue.enqueue(Order::new("work")).unwrap_err();
     assert_eq!(error.kind(), QueueErrorKind::Full, "{error}");
     server.run::<redis::Value>(&["CONFIG", "SET", "maxmemory", "0"]);
@@ -808,22 +848,25 @@ fn a_server_that_is_killed_and_comes_back_has_everything() {
         let (stop, stopped) = (Gate::new(), Counter::new());
         let (stops, counted) = (stop.clone(), stopped.clone());
         let producer = std::thread::spawn(move || {
-            let mut ids = Vec::new();
+            let (mut ids, mut twice) = (Vec::new(), Vec::new());
             while !stops.is_open() {
                 let order = Order::new("stamp").with_payload([2]);
+                let mut is_again = false;
                 loop {
                     match producing.enqueue(order.clone()) {
+                        Ok(_) if is_again => break twice.push(order.id()),
                         Ok(_) => break,
                         // An answer was lost.
                         Err(error) if error.duplicate_of() == Some(order.id()) => break,
                         Err(error) => assert!(error.is_retryable(), "{error}"),
                     }
+                    is_again = true;
                     counted.add();
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 ids.push(order.id());
             }
-            ids
+            (ids, twice)
         });
         for _ in 0..3 {
             std::thread::sleep(Duration::from_millis(400));
@@ -833,10 +876,13 @@ fn a_server_that_is_killed_and_comes_back_has_everything() {
         }
         std::thread::sleep(Duration::from_millis(300));
         stop.open();
-        let ids = producer.join().unwrap();
+        let (ids, twice) = producer.join().unwrap();
         assert!(stopped.get() > 0 && ids.len() > 100, "{} and {}", stopped.get(), ids.len());
         await_all(&queue, &ids);
-        assert_eq!(server.results(&ids), HashMap::from([(1, ids.len())]));
+        // One that was done before its producer, who had no answer, put it in again, is another.
+        let once: Vec<JobId> = ids.iter().copied().filter(|id| !twice.contains(id)).collect();
+        assert_eq!(server.results(&once), HashMap::from([(1, once.len())]), "{} again", twice.len());
+        assert!(server.results(&twice).keys().all(|count| (1..=2).contains(count)));
         eventually("nothing is left", || counts(&queue) == (0, 0, 0, 0));
         workers.into_iter().for_each(|worker| drop(end(worker)));
     });

@@ -40,14 +40,22 @@ end
 local function wake()
   if call('LLEN', WAKE) == 0 then call('LPUSH', WAKE, 1) end
 end
+local function add(p, id, n, dl, body)
+  return call('XADD', S[p + 1], '*', 'id', id, 'n', n, 'dl', dl, 'b', body)
+end
+";
+
+/// What those that put something off begin with.
+const DELAY: &str = r"
 local function delay(id, due, n, dl, body)
   call('ZADD', DUE, due, id)
   call('HSET', BODIES, id, n .. ' ' .. dl .. ' ' .. body)
   if call('ZRANGE', DUE, 0, 0)[1] == id then wake() end
 end
-local function add(p, id, n, dl, body)
-  return call('XADD', S[p + 1], '*', 'id', id, 'n', n, 'dl', dl, 'b', body)
-end
+";
+
+/// What those that bring something to its end begin with.
+const FINISH: &str = r"
 local over = {}
 local function finish(id, key, ttl, text)
   over[#over + 1] = id
@@ -79,12 +87,14 @@ end
 const ENQUEUE: &str = r"
 local t = now()
 local size, capacity = call('HLEN', INDEX), tonumber(ARGV[1])
-local answers, waiting, index, new = {}, false, {'HSET', INDEX}, {}
+local answers, waiting, index, new, ids = {}, false, {'HSET', INDEX}, {}, {}
+for at = 2, #ARGV, 7 do ids[#ids + 1] = ARGV[at] end
+local found = call('HMGET', INDEX, unpack(ids))
 for at = 2, #ARGV, 7 do
   local id, p, due, ttl, dl, key, body = unpack(ARGV, at, at + 6)
   local there = key ~= '' and call('HGET', UNIQUE, key)
   local answer = ''
-  if new[id] or call('HEXISTS', INDEX, id) == 1 then
+  if new[id] or found[#answers + 1] then
     answer = 'i'
   elseif there then
     answer = 'k' .. there
@@ -111,38 +121,45 @@ if waiting then wake() end
 return answers
 ";
 
-/// Consumer, how many, lease, 1 to look for leases that have ended. How long it is until more is due (or -1), then for each
-/// order: id, rank, entry, count of deliveries as the group has it, failures, deliveries, cancelled, order.
+/// Consumer, how many, lease, 1 to look for leases that have ended. How long it is until more is due (or -1); what was
+/// leased before, for each: id, rank, entry, count of deliveries as the group has it, failures, deliveries, cancelled, order; then
+/// for each priority what is new, for each: id, entry, failures, order.
+///
+/// What is new is read, and claimed by one command that also moves the group on: nothing can fail in between, and the server
+/// writes each lease to its file once.
 const LEASE: &str = r"
 local me, max, idle = ARGV[1], tonumber(ARGV[2]), DAY - ARGV[3]
 local t = now()
-local out, got = {}, 0
-local function give(p, e, count, deliveries, cancelled, fields, v)
+local old, got, new = {}, 0, {{}, {}, {}}
+local function is_over(p, e, fields, v)
   local id, n, dl, body = fields[2], fields[4], tonumber(fields[6]), fields[8]
   if not v or not dl or not body then
     bury(id or '', tonumber(n) or 0, 'not an order', body or '')
-    drop(S[p + 1], e)
   elseif dl > 0 and dl <= t then
     local _, _, ttl, _, _, key = parse(v)
     bury(id, n, 'deadline exceeded', body)
     finish(id, key, ttl, '-deadline exceeded')
-    drop(S[p + 1], e)
   else
-    for _, part in ipairs({id, p, e, count, n, deliveries, cancelled, body}) do out[#out + 1] = part end
-    got = got + 1
+    return false
   end
+  drop(S[p + 1], e)
+  return true
 end
 
-for _, id in ipairs(call('ZRANGEBYSCORE', DUE, '-inf', t, 'LIMIT', 0, 128)) do
-  local v, b = call('HGET', INDEX, id), call('HGET', BODIES, id)
-  call('ZREM', DUE, id)
-  call('HDEL', BODIES, id)
-  if v and b then
-    local p, _, ttl, cancelled, _, key = parse(v)
-    local n, dl, body = string.match(b, '^(%d+) (%d+) (.*)$')
-    local e = add(p, id, n, dl, body)
-    call('HSET', INDEX, id, p .. ' ' .. e .. ' ' .. ttl .. ' ' .. cancelled .. ' 0 ' .. key)
+local head = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
+if head[2] and tonumber(head[2]) <= t then
+  for _, id in ipairs(call('ZRANGEBYSCORE', DUE, '-inf', t, 'LIMIT', 0, 128)) do
+    local v, b = call('HGET', INDEX, id), call('HGET', BODIES, id)
+    call('ZREM', DUE, id)
+    call('HDEL', BODIES, id)
+    if v and b then
+      local p, _, ttl, cancelled, _, key = parse(v)
+      local n, dl, body = string.match(b, '^(%d+) (%d+) (.*)$')
+      local e = add(p, id, n, dl, body)
+      call('HSET', INDEX, id, p .. ' ' .. e .. ' ' .. ttl .. ' ' .. cancelled .. ' 0 ' .. key)
+    end
   end
+  head = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
 end
 
 local alone, more = false, false
@@ -160,7 +177,8 @@ if ARGV[4] == '1' or call('EXISTS', BACK) == 1 then
       if not entry then
         call('XACK', S[p + 1], 'w', e)
       else
-        local v = call('HGET', INDEX, entry[2][2] or '')
+        local fields = entry[2]
+        local v = call('HGET', INDEX, fields[2] or '')
         local _, cancelled, back = nil, 0, 0
         if v then _, _, _, cancelled, back = parse(v) end
         local lost = count > tonumber(back)
@@ -168,7 +186,11 @@ if ARGV[4] == '1' or call('EXISTS', BACK) == 1 then
           more = true
         else
           call('XCLAIM', S[p + 1], 'w', me, DAY, e, 'IDLE', idle, 'RETRYCOUNT', count + 1, 'JUSTID')
-          give(p, e, count + 1, count - back + 1, cancelled, entry[2], v)
+          if not is_over(p, e, fields, v) then
+            local row = {fields[2], p, e, count + 1, fields[4], count - back + 1, cancelled, fields[8]}
+            for _, part in ipairs(row) do old[#old + 1] = part end
+            got = got + 1
+          end
           alone = lost and got > 0
         end
       end
@@ -178,29 +200,47 @@ if ARGV[4] == '1' or call('EXISTS', BACK) == 1 then
 end
 
 for p = 0, 2 do
+  local s, out, size = S[p + 1], new[p + 1], 0
   if alone or got >= max then break end
-  local read = call('XREADGROUP', 'GROUP', 'w', me, 'COUNT', max - got, 'STREAMS', S[p + 1], '>')
-  if read then
-    local entries, claim, ids = read[1][2], {'XCLAIM', S[p + 1], 'w', me, 0}, {}
-    for _, entry in ipairs(entries) do
-      claim[#claim + 1] = entry[1]
-      ids[#ids + 1] = entry[2][2] or ''
+  if call('XLEN', s) > 0 then
+    local last
+    for _, info in ipairs(call('XINFO', 'GROUPS', s)) do
+      local group = {}
+      for at = 1, #info, 2 do group[info[at]] = info[at + 1] end
+      if group.name == 'w' then last = group['last-delivered-id'] end
     end
-    local found = call('HMGET', INDEX, unpack(ids))
-    claim[#claim + 1] = 'IDLE'
-    claim[#claim + 1] = idle
-    claim[#claim + 1] = 'JUSTID'
-    call(unpack(claim))
-    for at, entry in ipairs(entries) do give(p, entry[1], 1, 1, 0, entry[2], found[at]) end
+    if not last then return redis.error_reply('NOGROUP there is no group') end
+    local entries = call('XRANGE', s, '(' .. last, '+', 'COUNT', max - got)
+    local count = #entries
+    if count > 0 then
+      local claim, ids = {}, {}
+      for at = 1, count do
+        claim[at] = entries[at][1]
+        ids[at] = entries[at][2][2] or ''
+      end
+      last = claim[count]
+      for at, option in ipairs({'IDLE', idle, 'RETRYCOUNT', 1, 'FORCE', 'JUSTID', 'LASTID', last}) do
+        claim[count + at] = option
+      end
+      call('XCLAIM', s, 'w', me, 0, unpack(claim))
+      local found = call('HMGET', INDEX, unpack(ids))
+      for at = 1, count do
+        local e, fields, v = entries[at][1], entries[at][2], found[at]
+        if v and fields[8] and fields[6] == '0' or not is_over(p, e, fields, v) then
+          out[size + 1], out[size + 2], out[size + 3], out[size + 4] = fields[2], e, fields[4], fields[8]
+          size = size + 4
+          got = got + 1
+        end
+      end
+    end
   end
 end
 
 forget()
 if more or got >= max then wake() end
-local head = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
 local left = -1
 if head[2] then left = math.min(math.max(head[2] - t, 0), 1000000000) end
-return {left, out}
+return {left, old, new[1], new[2], new[3]}
 ";
 
 /// Consumer, lease; for each: rank, entry, count, id. For each: 0 if it is lost, 1 if it is held, 2 if it is cancelled.
@@ -232,52 +272,72 @@ end
 return answers
 ";
 
-/// Consumer; for each: id, rank, entry, count, verdict (`c`, `d`, `x`, `r`, `b`), result or error, delay. For each: 1 if
-/// that is settled now, 0 if the lease was void.
+/// Consumer; then groups of settlements that are alike: verdict (`c`, `d`, `x`, `r`, `b`), rank, count, delay, the first and
+/// the last entry, how many they are; for each of them: id, entry, result or error. For each: 1 if that is settled now, 0 if the
+/// lease was void.
+///
+/// What this process holds between the first and the last entry is asked for at once, and singly only if that is much more
+/// than there is to settle.
 const SETTLE: &str = r"
-local me, t = ARGV[1], now()
-local answers, gone, back, ids, seen = {}, {{}, {}, {}}, false, {}, {}
-for at = 2, #ARGV, 7 do ids[#ids + 1] = ARGV[at] end
-local found = call('HMGET', INDEX, unpack(ids))
-for at = 2, #ARGV, 7 do
-  local id, p, e, count, verdict, text, after = unpack(ARGV, at, at + 6)
-  local row = not seen[id] and call('XPENDING', S[p + 1], 'w', e, e, 1, me)[1]
-  local v = row and row[4] == tonumber(count) and found[#answers + 1]
-  local _, place, ttl, cancelled, returns, key
-  if v then _, place, ttl, cancelled, returns, key = parse(v) end
-  seen[id] = place == e
-  if place ~= e then
-    answers[#answers + 1] = 0
-  elseif verdict == 'b' then
-    answers[#answers + 1] = 1
-    call('XCLAIM', S[p + 1], 'w', '-', 0, e, 'IDLE', 2 * DAY, 'JUSTID')
-    call('HSET', INDEX, id, p .. ' ' .. e .. ' ' .. ttl .. ' ' .. cancelled .. ' ' .. (returns + 1) .. ' ' .. key)
-    back = true
-  else
-    answers[#answers + 1] = 1
-    if verdict == 'c' then
-      finish(id, key, ttl, '+' .. text)
-    elseif verdict == 'd' or (verdict == 'r' and cancelled == '1') then
-      finish(id, key, ttl, verdict == 'd' and '-' .. text or '-cancelled')
-    else
-      local fields = call('XRANGE', S[p + 1], e, e)[1][2]
-      local n, dl, body = fields[4], fields[6], fields[8]
-      if verdict == 'x' then
-        bury(id, n, text, body)
-        finish(id, key, ttl, '-' .. text)
-      else
-        call('HSET', INDEX, id, p .. ' 0-0 ' .. ttl .. ' 0 0 ' .. key)
-        delay(id, t + after, n + 1, dl, body)
+local me, t, at = ARGV[1], now(), 2
+local answers, back, known = {}, false, {}
+while ARGV[at] do
+  local verdict, p, count, after, first, last, size = unpack(ARGV, at, at + 6)
+  local s, ids, gone, held = S[p + 1], {}, {}, {}
+  local from, to, limit = at + 7, at + 6 + 3 * size, 2 * size
+  at, count = to + 1, tonumber(count)
+  for at = from, to, 3 do ids[#ids + 1] = ARGV[at] end
+  local found, rows = call('HMGET', INDEX, unpack(ids)), call('XPENDING', s, 'w', first, last, limit, me)
+  for row = 1, #rows do held[rows[row][1]] = rows[row][4] end
+  for nth = 1, #ids do
+    local id, e, v = ids[nth], ARGV[from + 3 * nth - 2], found[nth]
+    if held[e] == nil and #rows == limit then
+      local row = call('XPENDING', s, 'w', e, e, 1, me)[1]
+      held[e] = row and row[4]
+    end
+    local place, order = p .. ' ' .. e .. ' ', nil
+    if held[e] == count and v and string.sub(v, 1, #place) == place then
+      local rest = string.sub(v, #place + 1)
+      order = known[rest]
+      if not order then
+        local _, _, ttl, cancelled, returns, key = parse(v)
+        order = {ttl, cancelled, returns, key}
+        known[rest] = order
       end
     end
-    local ids = gone[p + 1]
-    ids[#ids + 1] = e
+    if not order then
+      answers[#answers + 1] = 0
+    else
+      local text, ttl, cancelled, returns, key = ARGV[from + 3 * nth - 1], unpack(order)
+      held[e] = false
+      answers[#answers + 1] = 1
+      if verdict == 'b' then
+        call('XCLAIM', s, 'w', '-', 0, e, 'IDLE', 2 * DAY, 'JUSTID')
+        call('HSET', INDEX, id, place .. ttl .. ' ' .. cancelled .. ' ' .. (returns + 1) .. ' ' .. key)
+        back = true
+      else
+        if verdict == 'c' then
+          finish(id, key, ttl, '+' .. text)
+        elseif verdict == 'd' or (verdict == 'r' and cancelled == '1') then
+          finish(id, key, ttl, verdict == 'd' and '-' .. text or '-cancelled')
+        else
+          local fields = call('XRANGE', s, e, e)[1][2]
+          local n, dl, body = fields[4], fields[6], fields[8]
+          if verdict == 'x' then
+            bury(id, n, text, body)
+            finish(id, key, ttl, '-' .. text)
+          else
+            call('HSET', INDEX, id, p .. ' 0-0 ' .. ttl .. ' 0 0 ' .. key)
+            delay(id, t + after, n + 1, dl, body)
+          end
+        end
+        gone[#gone + 1] = e
+      end
+    end
   end
-end
-for p = 1, 3 do
-  if #gone[p] > 0 then
-    call('XACK', S[p], 'w', unpack(gone[p]))
-    call('XDEL', S[p], unpack(gone[p]))
+  if #gone > 0 then
+    call('XACK', s, 'w', unpack(gone))
+    call('XDEL', s, unpack(gone))
   end
 end
 forget()
@@ -376,17 +436,18 @@ pub(super) struct Scripts {
 
 impl Scripts {
     pub(super) fn new() -> Scripts {
-        let script = |code: &str| ::redis::Script::new(&format!("{PRELUDE}{code}"));
+        // Each is made anew with every call: a script has what it needs, and no more.
+        let script = |parts: &[&str]| ::redis::Script::new(&format!("{PRELUDE}{}", parts.concat()));
         Scripts {
-            enqueue: script(ENQUEUE),
-            lease: script(LEASE),
-            renew: script(RENEW),
-            settle: script(SETTLE),
-            cancel: script(CANCEL),
-            counts: script(COUNTS),
-            find: script(FIND),
-            requeue: script(REQUEUE),
-            set_up: script(SET_UP),
+            enqueue: script(&[DELAY, ENQUEUE]),
+            lease: script(&[FINISH, LEASE]),
+            renew: script(&[RENEW]),
+            settle: script(&[DELAY, FINISH, SETTLE]),
+            cancel: script(&[FINISH, CANCEL]),
+            counts: script(&[COUNTS]),
+            find: script(&[FIND]),
+            requeue: script(&[REQUEUE]),
+            set_up: script(&[SET_UP]),
         }
     }
 

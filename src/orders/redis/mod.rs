@@ -200,33 +200,40 @@ impl RedisQueue {
             (answers.next().unwrap_or_default(), answers.next().unwrap_or_default())
         };
         let is_woken = list(wake_up).first().is_some_and(|key| text(key) == self.wake_key());
-        let [left, orders] = <[Value; 2]>::try_from(list(answer)).map_err(|_| server.mixed_up())?;
+        let [left, old, new @ ..] = <[Value; 5]>::try_from(list(answer)).map_err(|_| server.mixed_up())?;
         let left = u64::try_from(number(&left)).map_or(Duration::MAX, Duration::from_millis);
         let (mut leases, mut unreadable) = (Vec::new(), Vec::new());
-        let mut parts = list(orders).into_iter();
-        while let Some(id) = parts.next() {
-            let mut part = || parts.next().unwrap_or_default();
-            let (rank, entry, count) = (number(&part()), text(&part()), number(&part()));
-            let (failures, deliveries, cancelled) = (number(&part()), number(&part()), number(&part()));
-            let Value::BulkString(body) = part() else { return Err(server.mixed_up()) };
-            let place =
-                entry.split_once('-').and_then(|(ms, seq)| Some((ms.parse().ok()?, seq.parse().ok()?)));
-            let (Ok(id), Some(place)) = (text(&id).parse(), place) else { return Err(server.mixed_up()) };
-            let fence = whole(count) << 2 | whole(rank);
+        let mut read = |parts: [Value; 8]| {
+            let [id, rank, entry, count, failures, deliveries, cancelled, body] = parts;
+            let place = text(&entry)
+                .split_once('-')
+                .and_then(|(ms, seq)| Some((ms.parse().ok()?, seq.parse().ok()?)));
+            let (Ok(id), Some(place), Value::BulkString(body)) = (text(&id).parse(), place, body) else {
+                return Err(server.mixed_up());
+            };
+            let fence = whole(number(&count)) << 2 | whole(number(&rank));
             let token = LeaseToken { id, place, fence };
             let small = |number| u32::try_from(number).unwrap_or(u32::MAX);
             match Order::from_bytes(&body) {
                 Ok(order) => leases.push(Lease {
                     order,
                     token,
-                    failures: small(failures),
-                    deliveries: small(deliveries),
-                    cancelled: cancelled != 0,
+                    failures: small(self::number(&failures)),
+                    deliveries: small(self::number(&deliveries)),
+                    cancelled: self::number(&cancelled) != 0,
                 }),
                 Err(error) => {
                     unreadable.push(Settlement { token, verdict: Verdict::Dead(error.to_string()) });
                 }
             }
+            Ok(())
+        };
+        groups(old).try_for_each(&mut read)?;
+        for (rank, new) in (0..).zip(new) {
+            groups(new).try_for_each(|[id, entry, failures, body]| {
+                let once = || Value::Int(1);
+                read([id, Value::Int(rank), entry, once(), failures, once(), Value::Int(0), body])
+            })?;
         }
         if !unreadable.is_empty() {
             // If this fails, their leases lapse, and somebody else does it.
@@ -243,21 +250,31 @@ impl RedisQueue {
         let server = self.server();
         let mut cmd = server.script(&server.scripts.settle);
         cmd.arg(&self.shared.consumer);
-        for Settlement { token, verdict } in settlements {
-            let after;
-            let (what, text, delay): (_, &[u8], _) = match verdict {
-                Verdict::Complete(payload) => ("c", payload, 0),
-                Verdict::Discard(error) => ("d", error.as_bytes(), 0),
-                Verdict::Dead(reason) => ("x", reason.as_bytes(), 0),
-                Verdict::Retry { error, after: time } => {
-                    after = millis(*time);
-                    ("r", error.as_bytes(), after)
-                }
-                Verdict::Release => ("b", &[], 0),
+        let parts = |settlement: &Settlement| {
+            let (what, delay) = match &settlement.verdict {
+                Verdict::Complete(_) => ("c", 0),
+                Verdict::Discard(_) => ("d", 0),
+                Verdict::Dead(_) => ("x", 0),
+                Verdict::Retry { after, .. } => ("r", millis(*after)),
+                Verdict::Release => ("b", 0),
             };
-            cmd.arg(token.id.to_string());
-            place_args(&mut cmd, token);
-            cmd.arg(what).arg(text).arg(delay);
+            (what, settlement.token.fence, delay)
+        };
+        for alike in settlements.chunk_by(|one, other| parts(one) == parts(other)) {
+            let (what, fence, delay) = parts(&alike[0]);
+            let places = || alike.iter().map(|settlement| settlement.token.place);
+            let (first, last) = (places().min().unwrap_or_default(), places().max().unwrap_or_default());
+            cmd.arg(what).arg(fence & 3).arg(fence >> 2).arg(delay);
+            cmd.arg(entry(first)).arg(entry(last)).arg(alike.len());
+            for Settlement { token, verdict } in alike {
+                let text: &[u8] = match verdict {
+                    Verdict::Complete(payload) => payload,
+                    Verdict::Discard(error) | Verdict::Retry { error, .. } => error.as_bytes(),
+                    Verdict::Dead(reason) => reason.as_bytes(),
+                    Verdict::Release => &[],
+                };
+                cmd.arg(token.id.to_string()).arg(entry(token.place)).arg(text);
+            }
         }
         let answers = list(self.ask(&cmd)?);
         if answers.len() != settlements.len() {
@@ -344,8 +361,10 @@ impl OrderQueue for RedisQueue {
             let mut cmd = server.script(&server.scripts.renew);
             cmd.arg(&self.shared.consumer).arg(millis(lease).min(DAY));
             for token in batch {
-                place_args(&mut cmd, token);
-                cmd.arg(token.id.to_string());
+                cmd.arg(token.fence & 3)
+                    .arg(entry(token.place))
+                    .arg(token.fence >> 2)
+                    .arg(token.id.to_string());
             }
             let answers = list(self.ask(&cmd)?);
             if answers.len() != batch.len() {
@@ -529,9 +548,9 @@ fn order_args(cmd: &mut Cmd, order: &Order, body: &[u8]) {
         .arg(body);
 }
 
-/// Rank, entry, count.
-fn place_args(cmd: &mut Cmd, token: &LeaseToken) {
-    cmd.arg(token.fence & 3).arg(format!("{}-{}", token.place.0, token.place.1)).arg(token.fence >> 2);
+/// An entry, as the server writes it.
+fn entry((ms, seq): (u64, u64)) -> String {
+    format!("{ms}-{seq}")
 }
 
 /// What the answer to an order that was put in means.
@@ -558,6 +577,14 @@ fn list(value: Value) -> Vec<Value> {
         Value::Array(values) => values,
         _ => Vec::new(),
     }
+}
+
+/// A list, so many at a time.
+fn groups<const N: usize>(values: Value) -> impl Iterator<Item = [Value; N]> {
+    let mut values = list(values).into_iter();
+    std::iter::from_fn(move || {
+        (values.len() >= N).then(|| std::array::from_fn(|_| values.next().unwrap_or_default()))
+    })
 }
 
 fn bytes(value: &Value) -> Option<&[u8]> {

@@ -63,20 +63,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let start = Instant::now();
             drain(&queue, 2)?;
             report(&format!("the same by two threads, {name}"), jobs, start.elapsed());
-            fill(&queue, jobs, ttl)?;
-            let catalog = Catalog::new().with("noop", |_, _| Ok(Vec::new()));
-            let delegator = Delegator::builder().build()?;
-            let start = Instant::now();
-            let serving = delegator.serve(&queue, &catalog, Serve::options().prefetch(256))?;
-            loop {
-                let counts = queue.counts()?;
-                if counts.waiting + counts.leased == 0 {
-                    break;
+            for prefetch in [62, 256] {
+                fill(&queue, jobs, ttl)?;
+                let catalog = Catalog::new().with("noop", |_, _| Ok(Vec::new()));
+                let delegator = Delegator::builder().workers(2).build()?;
+                let start = Instant::now();
+                let serving = delegator.serve(&queue, &catalog, Serve::options().prefetch(prefetch))?;
+                loop {
+                    let counts = queue.counts()?;
+                    if counts.waiting + counts.leased == 0 {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
                 }
-                std::thread::sleep(Duration::from_millis(5));
+                report(&format!("served, prefetch {prefetch}, {name}"), jobs, start.elapsed());
+                serving.stop(Shutdown::drain());
             }
-            report(&format!("served, prefetch 256, {name}"), jobs, start.elapsed());
-            serving.stop(Shutdown::drain());
         }
 
         let catalog = Catalog::new().with("noop", |_, _| Ok(vec![1]));
