@@ -98,6 +98,8 @@ struct Shared {
     /// When leases were last looked after, and consumers.
     looked: Mutex<Tick>,
     swept: Mutex<Tick>,
+    /// Until when there is nothing to look for, unless the server calls: the last look found no more than it could take.
+    quiet: Mutex<Tick>,
 }
 
 impl RedisQueue {
@@ -140,6 +142,7 @@ impl RedisQueue {
             waiting: AtomicUsize::new(0),
             looked: Mutex::new(Tick::from_bits(0)),
             swept: Mutex::new(Tick::now()),
+            quiet: Mutex::new(Tick::from_bits(0)),
         };
         Ok(RedisQueue { shared: Arc::new(shared) })
     }
@@ -188,7 +191,7 @@ impl RedisQueue {
         let mut script = server.script(&server.scripts.lease);
         let scan = is_time(&self.shared.looked, interval(lease));
         let scan = if scan { "1" } else { "0" };
-        script.arg(&self.shared.consumer).arg(max.min(BATCH)).arg(millis(lease)).arg(scan);
+        script.arg(&self.shared.consumer).arg(max).arg(millis(lease)).arg(scan);
         let (wake_up, answer) = if block.is_zero() {
             (Value::Nil, self.ask(&script)?)
         } else {
@@ -335,8 +338,13 @@ impl OrderQueue for RedisQueue {
             self.ask(&server.script(&server.scripts.set_up))?;
         }
         let give_up = real_now().after(wait);
-        let mut block = Duration::ZERO;
+        let max = max.min(BATCH);
         loop {
+            let now = real_now();
+            let quiet = self.shared.quiet.lock().since(now).unwrap_or_default();
+            let block = give_up.since(now).unwrap_or_default().min(quiet);
+            // To the server, no time at all would be for ever.
+            let block = if block.is_zero() { block } else { block.max(Duration::from_millis(1)) };
             if !block.is_zero() {
                 self.shared.waiting.fetch_add(1, Ordering::SeqCst);
             }
@@ -344,13 +352,14 @@ impl OrderQueue for RedisQueue {
             if !block.is_zero() {
                 self.shared.waiting.fetch_sub(1, Ordering::SeqCst);
             }
-            let (leases, is_woken, left) = looked?;
-            let patience = give_up.since(real_now());
-            let (true, false, Some(patience)) = (leases.is_empty(), is_woken, patience) else {
+            let (leases, is_woken, left) =
+                looked.inspect_err(|_| *self.shared.quiet.lock() = Tick::from_bits(0))?;
+            let now = real_now();
+            let quiet = if leases.len() < max { left.min(interval(lease)) } else { Duration::ZERO };
+            *self.shared.quiet.lock() = now.after(quiet);
+            if !leases.is_empty() || is_woken || give_up <= now {
                 return Ok(leases);
-            };
-            // To the server, no time at all would be for ever.
-            block = patience.min(left).min(interval(lease)).max(Duration::from_millis(1));
+            }
         }
     }
 
