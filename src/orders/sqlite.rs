@@ -46,8 +46,8 @@ const VERSION: i64 = 1;
 /// How many calls share a transaction.
 const GROUP: usize = 256;
 
-/// How many transactions are done before the file is let go of: then the log can be moved into it.
-const BURST: usize = 256;
+/// For how long transactions follow each other before the file is let go of: then the log can be moved into it.
+const BURST: Duration = Duration::from_millis(5);
 
 /// How long the writer and those who call it look for each other before they sleep.
 const PATIENCE: Duration = Duration::from_micros(50);
@@ -213,6 +213,11 @@ struct Reply {
 }
 
 impl Request {
+    /// Whether it may bring something for those who wait.
+    fn is_news(&self) -> bool {
+        matches!(self.call, Some(Call::Enqueue(_) | Call::Settle(_) | Call::Requeue(_) | Call::Cancel(_)))
+    }
+
     fn answer(&self, answer: Result<Answer, QueueError>) {
         *self.reply.answer.lock() = Some(answer);
         self.reply.ready.store(true, Ordering::Release);
@@ -282,6 +287,8 @@ struct Store<'db> {
     statements: HashMap<(*const u8, usize), Statement<'db>>,
     path: PathBuf,
     capacity: usize,
+    /// Whether every commit does.
+    waits_for_disk: bool,
     /// What the clock of leases is read from.
     opened: (u64, Instant),
     swept: Option<Instant>,
@@ -344,20 +351,18 @@ impl SqliteQueue {
         let news = Arc::new(News::default());
         let told = Arc::clone(&news);
         let written = path.clone();
+        let waits_for_disk = durability == Durability::Power;
         let writer = move || {
             let _lock = lock;
-            Store::new(&db, written, capacity).work(&calls, &told);
+            Store::new(&db, written, waits_for_disk, capacity).work(&calls, &told);
         };
         let writer =
             thread::Builder::new().name("workpath-sqlite".into()).spawn(writer).map_err(|error| {
                 let text = format!("the queue {}: no thread can be started for it: {error}", path.display());
                 QueueError::new(QueueErrorKind::Unavailable, text)
             })?;
-        let patience = match durability {
-            Durability::Process => PATIENCE,
-            // The disk takes longer than it takes to be woken.
-            Durability::Power => Duration::ZERO,
-        };
+        // The disk takes longer than it takes to be woken.
+        let patience = if waits_for_disk { Duration::ZERO } else { PATIENCE };
         let shared =
             Shared { path, max_bytes, patience, requests: Some(requests), writer: Some(writer), news };
         Ok(SqliteQueue { shared: Arc::new(shared) })
@@ -588,9 +593,9 @@ fn special(seq: i64) -> i64 {
 }
 
 impl<'db> Store<'db> {
-    fn new(db: &'db Connection, path: PathBuf, capacity: usize) -> Store<'db> {
-        let opened = (unix_now(), Instant::now());
-        Store { db, statements: HashMap::new(), path, capacity, opened, swept: None, tally: None }
+    fn new(db: &'db Connection, path: PathBuf, waits_for_disk: bool, capacity: usize) -> Store<'db> {
+        let (statements, opened) = (HashMap::new(), (unix_now(), Instant::now()));
+        Store { db, statements, path, waits_for_disk, capacity, opened, swept: None, tally: None }
     }
 
     /// Does calls until nobody can make any more.
@@ -618,7 +623,8 @@ impl<'db> Store<'db> {
         mut view: Option<&mut Statement<'_>>,
     ) -> Vec<Request> {
         let mut held = None;
-        for done in 0..BURST {
+        let started = Instant::now();
+        for done in 0.. {
             let begun = self.begin();
             if held.is_some() && begun.as_ref().is_err_and(is_busy) {
                 // Another process writes, or has written; it is waited for with empty hands.
@@ -628,18 +634,25 @@ impl<'db> Store<'db> {
             if done == 1 && begun.is_ok() {
                 held = view.take().and_then(hold);
             }
-            let started = Instant::now();
-            let (answers, is_news, is_sound) = self.transact(begun, &mut group);
-            let took = started.elapsed();
+            let is_news = group.iter().any(Request::is_news);
+            let begun_at = Instant::now();
+            let answers = match self.transact(begun, &mut group) {
+                Ok(answers) => answers,
+                Err(error) => {
+                    group.iter().for_each(|request| request.answer(Err(error.clone())));
+                    return Vec::new();
+                }
+            };
+            let pause = if self.waits_for_disk { begun_at.elapsed() / PAUSE } else { Duration::ZERO };
             let expected = (group.len() + calls.len()).min(GROUP);
             for (request, answer) in group.iter().zip(answers) {
-                request.answer(answer);
+                request.answer(Ok(answer));
             }
             if is_news {
                 news.tell(1, 0);
             }
-            group = gather(calls, expected, took / PAUSE);
-            if group.is_empty() || !is_sound {
+            group = gather(calls, expected, pause);
+            if group.is_empty() || started.elapsed() >= BURST {
                 break;
             }
         }
@@ -663,30 +676,19 @@ impl<'db> Store<'db> {
         self.sql("BEGIN IMMEDIATE")?.execute([]).map(drop)
     }
 
-    /// Does these calls, or none of them; whether there may be something for those who wait; and whether all went well.
-    fn transact(
-        &mut self,
-        begun: Sql<()>,
-        group: &mut [Request],
-    ) -> (Vec<Result<Answer, QueueError>>, bool, bool) {
-        let calls: Vec<Call> = group.iter_mut().filter_map(|request| request.call.take()).collect();
-        let is_news = calls.iter().any(|call| {
-            matches!(call, Call::Enqueue(_) | Call::Settle(_) | Call::Requeue(_) | Call::Cancel(_))
-        });
-        match begun.and_then(|()| self.try_transact(calls)) {
-            Ok(answers) => (answers.into_iter().map(Ok).collect(), is_news, true),
-            Err(error) => {
-                // Some errors have rolled back already.
-                let _ = self.db.execute_batch("ROLLBACK");
-                self.tally = None;
-                let error = explain(&self.path, &error);
-                (group.iter().map(|_| Err(error.clone())).collect(), false, false)
-            }
-        }
+    /// Does these calls, or none of them.
+    fn transact(&mut self, begun: Sql<()>, group: &mut [Request]) -> Result<Vec<Answer>, QueueError> {
+        begun.and_then(|()| self.try_transact(group)).map_err(|error| {
+            // Some errors have rolled back already.
+            let _ = self.db.execute_batch("ROLLBACK");
+            self.tally = None;
+            explain(&self.path, &error)
+        })
     }
 
-    fn try_transact(&mut self, calls: Vec<Call>) -> Sql<Vec<Answer>> {
-        let answers = calls.into_iter().map(|call| self.answer(call)).collect::<Sql<Vec<_>>>()?;
+    fn try_transact(&mut self, group: &mut [Request]) -> Sql<Vec<Answer>> {
+        let calls = group.iter_mut().filter_map(|request| request.call.take());
+        let answers = calls.map(|call| self.answer(call)).collect::<Sql<Vec<_>>>()?;
         if self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP) {
             self.sweep()?;
             self.swept = Some(Instant::now());
