@@ -4,8 +4,8 @@
 //!    transaction, and answers them when that is committed: so many share the price of a commit. Who waits looks for the answer
 //!    a while before it sleeps, and so does the writer for calls, since waking a thread costs as much as an order. Where a commit
 //!    takes long, it gives those whom it has just answered a moment to come again: so all of them share the next one too.
-//!    While transactions follow each other, what the writer sees of the file is held from one to the next, since half of the system
-//!    calls of a small transaction are for that; whether another process has written meanwhile, SQLite says.
+//!    While transactions follow each other, what the writer sees of the file is held from one to the next, since nearly half of
+//!    the system calls of a small transaction are for that; whether another process has written meanwhile, SQLite says.
 //! 2. A lease is a row's state, its end, and a fence that grows with each. Ends of leases are told by a clock that nobody sets;
 //!    times that users give, by the wall clock.
 //! 3. A row's number is made of its order's id (see [`number_of`]), so orders need no index by their ids; and those that are to be
