@@ -56,7 +56,8 @@ builds_in() {
 copy_to() {
   rm -rf "$1"
   mkdir -p "$1"
-  tar -c --exclude=./.git --exclude=./target --exclude=./benches/peers/target --exclude=./examples/top/target . | tar -x -C "$1"
+  tar -c --exclude=./.git --exclude=./target --exclude=./benches/peers/target --exclude=./benches/queues/target \
+    --exclude=./benches/queues/peers-sqlite/target --exclude=./examples/top/target . | tar -x -C "$1"
 }
 
 # limited SECONDS COMMAND...: what hangs is ended, and has failed.

@@ -4,10 +4,12 @@
 
 mod common;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{PATIENCE, watchdog};
@@ -194,6 +196,124 @@ fn eight_producers_share_commits_and_lose_nothing() {
     assert_eq!(queue.counts().unwrap().waiting, 400);
     let large = queue.enqueue(Order::new("work").with_payload(vec![0; 1001])).unwrap_err();
     assert_eq!(large.kind(), QueueErrorKind::TooLarge);
+}
+
+#[test]
+fn what_is_answered_is_committed() {
+    let folder = Folder::new("committed");
+    let all_in = Barrier::new(2);
+    // A commit that waits for the disk is longer than a look.
+    let queue = SqliteQueue::open_with(folder.db(), Durability::Power, usize::MAX, 1000).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let other = rusqlite::Connection::open(folder.db()).unwrap();
+                other.busy_timeout(PATIENCE).unwrap();
+                let mut states =
+                    other.prepare("SELECT count(*), max(state) FROM orders WHERE id = ?1").unwrap();
+                let mut look = |id: JobId| -> (i64, Option<i64>) {
+                    let look = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+                    states.query_row([uuid::Uuid::from(id).as_bytes()], look).unwrap()
+                };
+                for _ in 0..100 {
+                    let id = queue.enqueue(Order::new("work")).unwrap();
+                    assert_eq!(look(id), (1, Some(0)), "acknowledged by word only");
+                }
+                all_in.wait();
+                for _ in 0..100 {
+                    let lease = lease_one(&queue, LEASE);
+                    assert_eq!(look(lease.order.id()), (1, Some(2)), "leased by word only");
+                    queue.settle(vec![Settlement::new(&lease, Verdict::Complete(vec![]))]).unwrap();
+                    assert_eq!(look(lease.order.id()).0, 0, "settled by word only");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn two_queues_in_one_file_lose_nothing_while_both_have_much_to_do() {
+    let folder = Folder::new("both");
+    let open = || SqliteQueue::open(folder.db()).unwrap();
+    let queues = [open(), open()];
+    let done = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|n| {
+                let queue = &queues[n % 2];
+                scope.spawn(move || {
+                    let mut done = Vec::new();
+                    for _ in 0..1000 {
+                        queue.enqueue(Order::new("work")).unwrap();
+                        // Each finds at least its own, or what the others have left in its place.
+                        let lease = lease_one(queue, LEASE);
+                        let settled = Settlement::new(&lease, Verdict::Complete(vec![]));
+                        assert_eq!(queue.settle(vec![settled]).unwrap(), [true]);
+                        done.push(lease.order.id());
+                    }
+                    done
+                })
+            })
+            .collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<HashSet<JobId>>()
+    });
+    let counts = queues[0].counts().unwrap();
+    assert_eq!((done.len(), counts.waiting, counts.leased), (4000, 0, 0));
+}
+
+/// How many bytes there are in the log of a queue after 30,000 orders, put in by so many threads, in batches of this size.
+fn log_after(producers: usize, batch: usize, is_read: bool) -> u64 {
+    let folder = Folder::new(&format!("log-{batch}"));
+    let queue = SqliteQueue::open(folder.db()).unwrap();
+    let left = AtomicUsize::new(producers);
+    std::thread::scope(|scope| {
+        if is_read {
+            scope.spawn(|| {
+                let other = rusqlite::Connection::open(folder.db()).unwrap();
+                other.busy_timeout(PATIENCE).unwrap();
+                let mut last = other.prepare("SELECT max(seq) FROM orders").unwrap();
+                while left.load(Ordering::Relaxed) > 0 {
+                    last.query_row([], |row| row.get::<_, Option<i64>>(0)).unwrap();
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+        }
+        for _ in 0..producers {
+            scope.spawn(|| {
+                let mut stored = 0;
+                for _ in 0..30_000 / producers / batch {
+                    let orders = (0..batch).map(|_| Order::new("work").with_payload([1; 700])).collect();
+                    stored += queue.enqueue_all(orders).iter().filter(|answer| answer.is_ok()).count();
+                }
+                left.fetch_sub(1, Ordering::Relaxed);
+                assert_eq!(stored, 30_000 / producers);
+            });
+        }
+    });
+    std::fs::metadata(folder.0.join("orders.db-wal")).unwrap().len()
+}
+
+#[test]
+fn a_queue_that_is_never_idle_keeps_its_log_short() {
+    // Of three who call there is always one to go on with.
+    for (producers, batch, is_read) in [(3, 100, false), (1, 1, true)] {
+        let length = log_after(producers, batch, is_read);
+        assert!((8_000_000..20_000_000).contains(&length), "{length} bytes, in batches of {batch}");
+    }
+}
+
+#[test]
+fn an_idle_queue_leaves_the_whole_file_to_others() {
+    let folder = Folder::new("idle");
+    let queue = SqliteQueue::open(folder.db()).unwrap();
+    let other = rusqlite::Connection::open(folder.db()).unwrap();
+    other.busy_timeout(PATIENCE).unwrap();
+    for _ in 0..20 {
+        for _ in 0..20 {
+            queue.enqueue(Order::new("work")).unwrap();
+        }
+        let busy: i64 = other.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).unwrap();
+        assert_eq!(busy, 0, "somebody still reads");
+    }
 }
 
 #[test]

@@ -2,7 +2,10 @@
 //!
 //! 1. One thread, the writer, has the connection and its statements. It takes the calls that have come, does them in one
 //!    transaction, and answers them when that is committed: so many share the price of a commit. Who waits looks for the answer
-//!    a while before it sleeps, and so does the writer for calls, since waking a thread costs as much as an order.
+//!    a while before it sleeps, and so does the writer for calls, since waking a thread costs as much as an order. Where a commit
+//!    takes long, it gives those whom it has just answered a moment to come again: so all of them share the next one too.
+//!    While transactions follow each other, what the writer sees of the file is held from one to the next, since nearly half of
+//!    the system calls of a small transaction are for that; whether another process has written meanwhile, SQLite says.
 //! 2. A lease is a row's state, its end, and a fence that grows with each. Ends of leases are told by a clock that nobody sets;
 //!    times that users give, by the wall clock.
 //! 3. A row's number is made of its order's id (see [`number_of`]), so orders need no index by their ids; and those that are to be
@@ -23,9 +26,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Statement, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Rows, Statement, params};
 
 use super::memory::{CANCELLED, MAX_DEAD};
 use super::order::{Order, millis, rank, time, unix_now};
@@ -43,8 +46,14 @@ const VERSION: i64 = 1;
 /// How many calls share a transaction.
 const GROUP: usize = 256;
 
+/// For how long transactions follow each other before the file is let go of: then the log can be moved into it.
+const BURST: Duration = Duration::from_millis(5);
+
 /// How long the writer and those who call it look for each other before they sleep.
 const PATIENCE: Duration = Duration::from_micros(50);
+
+/// The part of the time of a commit that the writer waits for those who have shared it.
+const PAUSE: u32 = 8;
 
 /// How often who waits for an order or a result looks whether another process has brought one.
 const LOOK: Duration = Duration::from_millis(250);
@@ -140,6 +149,8 @@ pub struct SqliteQueue {
 struct Shared {
     path: PathBuf,
     max_bytes: usize,
+    /// How long who calls looks for the answer.
+    patience: Duration,
     /// Both gone only when this is dropped.
     requests: Option<Sender<Request>>,
     writer: Option<JoinHandle<()>>,
@@ -202,6 +213,11 @@ struct Reply {
 }
 
 impl Request {
+    /// Whether it may bring something for those who wait.
+    fn is_news(&self) -> bool {
+        matches!(self.call, Some(Call::Enqueue(_) | Call::Settle(_) | Call::Requeue(_) | Call::Cancel(_)))
+    }
+
     fn answer(&self, answer: Result<Answer, QueueError>) {
         *self.reply.answer.lock() = Some(answer);
         self.reply.ready.store(true, Ordering::Release);
@@ -222,8 +238,8 @@ fn closed() -> QueueError {
     QueueError::new(QueueErrorKind::Closed, "the queue has closed: its writer ended with a panic")
 }
 
-/// Looks for something for a while, and lets other threads work meanwhile.
-fn look_for<T>(mut there: impl FnMut() -> Option<T>) -> Option<T> {
+/// Looks for something for so long, and lets other threads work meanwhile.
+fn look_for<T>(patience: Duration, mut there: impl FnMut() -> Option<T>) -> Option<T> {
     let started = Instant::now();
     loop {
         for _ in 0..32 {
@@ -232,7 +248,7 @@ fn look_for<T>(mut there: impl FnMut() -> Option<T>) -> Option<T> {
             }
             std::hint::spin_loop();
         }
-        if started.elapsed() >= PATIENCE {
+        if started.elapsed() >= patience {
             return None;
         }
         thread::yield_now();
@@ -271,6 +287,8 @@ struct Store<'db> {
     statements: HashMap<(*const u8, usize), Statement<'db>>,
     path: PathBuf,
     capacity: usize,
+    /// Whether every commit does.
+    waits_for_disk: bool,
     /// What the clock of leases is read from.
     opened: (u64, Instant),
     swept: Option<Instant>,
@@ -333,16 +351,20 @@ impl SqliteQueue {
         let news = Arc::new(News::default());
         let told = Arc::clone(&news);
         let written = path.clone();
+        let waits_for_disk = durability == Durability::Power;
         let writer = move || {
             let _lock = lock;
-            Store::new(&db, written, capacity).work(&calls, &told);
+            Store::new(&db, written, waits_for_disk, capacity).work(&calls, &told);
         };
         let writer =
             thread::Builder::new().name("workpath-sqlite".into()).spawn(writer).map_err(|error| {
                 let text = format!("the queue {}: no thread can be started for it: {error}", path.display());
                 QueueError::new(QueueErrorKind::Unavailable, text)
             })?;
-        let shared = Shared { path, max_bytes, requests: Some(requests), writer: Some(writer), news };
+        // The disk takes longer than it takes to be woken.
+        let patience = if waits_for_disk { Duration::ZERO } else { PATIENCE };
+        let shared =
+            Shared { path, max_bytes, patience, requests: Some(requests), writer: Some(writer), news };
         Ok(SqliteQueue { shared: Arc::new(shared) })
     }
 
@@ -354,7 +376,7 @@ impl SqliteQueue {
         let requests = self.shared.requests.as_ref().ok_or_else(closed)?;
         drop(requests.send(request));
         let is_ready = || reply.ready.load(Ordering::Acquire).then_some(());
-        if look_for(is_ready).is_none() {
+        if look_for(self.shared.patience, is_ready).is_none() {
             // A channel may keep what it got while its receiver went away.
             let is_gone = || self.shared.writer.as_ref().is_none_or(JoinHandle::is_finished);
             while is_ready().is_none() {
@@ -571,28 +593,70 @@ fn special(seq: i64) -> i64 {
 }
 
 impl<'db> Store<'db> {
-    fn new(db: &'db Connection, path: PathBuf, capacity: usize) -> Store<'db> {
-        let opened = (unix_now(), Instant::now());
-        Store { db, statements: HashMap::new(), path, capacity, opened, swept: None, tally: None }
+    fn new(db: &'db Connection, path: PathBuf, waits_for_disk: bool, capacity: usize) -> Store<'db> {
+        let (statements, opened) = (HashMap::new(), (unix_now(), Instant::now()));
+        Store { db, statements, path, waits_for_disk, capacity, opened, swept: None, tally: None }
     }
 
     /// Does calls until nobody can make any more.
     fn work(&mut self, calls: &Receiver<Request>, news: &News) {
-        let look = || match calls.try_recv() {
-            Err(TryRecvError::Empty) => None,
-            found => Some(found.ok()),
-        };
-        while let Some(first) = look_for(look).unwrap_or_else(|| calls.recv().ok()) {
-            let mut group = vec![first];
-            group.extend(calls.try_iter().take(GROUP - 1));
-            let (answers, is_news) = self.transact(&mut group);
+        // A file that this cannot be prepared for is not held; what is wrong with it, the calls are told.
+        let mut view = self.db.prepare("SELECT 1 FROM sqlite_schema").ok();
+        let mut group = Vec::new();
+        loop {
+            if group.is_empty() {
+                let Ok(first) = calls.recv() else { return };
+                group.push(first);
+                group.extend(calls.try_iter().take(GROUP - 1));
+            }
+            group = self.burst(group, calls, news, view.as_mut());
+        }
+    }
+
+    /// Does one group of calls after the other while they come, and holds what it sees of the file. Returns those that are to
+    /// be done when that is let go of.
+    fn burst(
+        &mut self,
+        mut group: Vec<Request>,
+        calls: &Receiver<Request>,
+        news: &News,
+        mut view: Option<&mut Statement<'_>>,
+    ) -> Vec<Request> {
+        let mut held = None;
+        let started = Instant::now();
+        for done in 0.. {
+            let begun = self.begin();
+            if held.is_some() && begun.as_ref().is_err_and(is_busy) {
+                // Another process writes, or has written; it is waited for with empty hands.
+                return group;
+            }
+            // The first commits without: then SQLite can move the log into the file, if it has grown long.
+            if done == 1 && begun.is_ok() {
+                held = view.take().and_then(hold);
+            }
+            let is_news = group.iter().any(Request::is_news);
+            let begun_at = Instant::now();
+            let answers = match self.transact(begun, &mut group) {
+                Ok(answers) => answers,
+                Err(error) => {
+                    group.iter().for_each(|request| request.answer(Err(error.clone())));
+                    return Vec::new();
+                }
+            };
+            let pause = if self.waits_for_disk { begun_at.elapsed() / PAUSE } else { Duration::ZERO };
+            let expected = (group.len() + calls.len()).min(GROUP);
             for (request, answer) in group.iter().zip(answers) {
-                request.answer(answer);
+                request.answer(Ok(answer));
             }
             if is_news {
                 news.tell(1, 0);
             }
+            group = gather(calls, expected, pause);
+            if group.is_empty() || started.elapsed() >= BURST {
+                break;
+            }
         }
+        group
     }
 
     /// The statement with this text.
@@ -608,27 +672,23 @@ impl<'db> Store<'db> {
         self.opened.0.saturating_add(millis(self.opened.1.elapsed()))
     }
 
-    /// Does these calls, or none of them; and whether there may be something for those who wait.
-    fn transact(&mut self, group: &mut [Request]) -> (Vec<Result<Answer, QueueError>>, bool) {
-        let calls: Vec<Call> = group.iter_mut().filter_map(|request| request.call.take()).collect();
-        let is_news = calls.iter().any(|call| {
-            matches!(call, Call::Enqueue(_) | Call::Settle(_) | Call::Requeue(_) | Call::Cancel(_))
-        });
-        match self.try_transact(calls) {
-            Ok(answers) => (answers.into_iter().map(Ok).collect(), is_news),
-            Err(error) => {
-                // Some errors have rolled back already.
-                let _ = self.db.execute_batch("ROLLBACK");
-                self.tally = None;
-                let error = explain(&self.path, &error);
-                (group.iter().map(|_| Err(error.clone())).collect(), false)
-            }
-        }
+    fn begin(&mut self) -> Sql<()> {
+        self.sql("BEGIN IMMEDIATE")?.execute([]).map(drop)
     }
 
-    fn try_transact(&mut self, calls: Vec<Call>) -> Sql<Vec<Answer>> {
-        self.sql("BEGIN IMMEDIATE")?.execute([])?;
-        let answers = calls.into_iter().map(|call| self.answer(call)).collect::<Sql<Vec<_>>>()?;
+    /// Does these calls, or none of them.
+    fn transact(&mut self, begun: Sql<()>, group: &mut [Request]) -> Result<Vec<Answer>, QueueError> {
+        begun.and_then(|()| self.try_transact(group)).map_err(|error| {
+            // Some errors have rolled back already.
+            let _ = self.db.execute_batch("ROLLBACK");
+            self.tally = None;
+            explain(&self.path, &error)
+        })
+    }
+
+    fn try_transact(&mut self, group: &mut [Request]) -> Sql<Vec<Answer>> {
+        let calls = group.iter_mut().filter_map(|request| request.call.take());
+        let answers = calls.map(|call| self.answer(call)).collect::<Sql<Vec<_>>>()?;
         if self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP) {
             self.sweep()?;
             self.swept = Some(Instant::now());
@@ -984,6 +1044,29 @@ impl<'db> Store<'db> {
         .execute([i64::try_from(MAX_DEAD).unwrap_or(i64::MAX)])?;
         Ok(())
     }
+}
+
+/// Keeps a read under way, and with it what the connection sees of the file.
+fn hold<'view>(view: &'view mut Statement<'_>) -> Option<Rows<'view>> {
+    let mut rows = view.query([]).ok()?;
+    rows.next().ok()??;
+    Some(rows)
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+}
+
+/// The calls that come next, of which so many are expected; none if nobody calls for a while.
+fn gather(calls: &Receiver<Request>, expected: usize, pause: Duration) -> Vec<Request> {
+    let mut group: Vec<Request> = look_for(PATIENCE, || calls.try_recv().ok()).into_iter().collect();
+    if !group.is_empty() {
+        if expected > 1 {
+            look_for(pause, || (calls.len() + 1 >= expected).then_some(()));
+        }
+        group.extend(calls.try_iter().take(GROUP - 1));
+    }
+    group
 }
 
 /// A row that may be handed out.

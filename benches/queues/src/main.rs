@@ -17,7 +17,7 @@ const FILED: usize = 20_000;
 /// What a row measures: a rate, per second.
 type Measure = fn(&Path) -> f64;
 
-const ROWS: [(&str, Measure); 14] = [
+const ROWS: [(&str, Measure); 15] = [
     ("bare insert, NORMAL, one at a time", |path| bare(path, false)),
     ("bare insert, FULL, one at a time", |path| bare(path, true)),
     ("sqlite, Process: enqueue, 1 producer", |path| enqueue(path, Durability::Process, 1)),
@@ -28,6 +28,10 @@ const ROWS: [(&str, Measure); 14] = [
     ("sqlite, Power: lease 64, settle 64", |path| lease_and_settle(path, Durability::Power)),
     ("sqlite, Process: served", |path| {
         let queue = open(path, Durability::Process);
+        serve(&queue, FILED, |_| Ok(Vec::new()))
+    }),
+    ("sqlite, Power: served", |path| {
+        let queue = open(path, Durability::Power);
         serve(&queue, FILED, |_| Ok(Vec::new()))
     }),
     ("memory: enqueue, 1 producer", |_| {
