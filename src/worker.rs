@@ -100,7 +100,8 @@ pub(crate) fn drain_inline(until: Tick) -> bool {
 
 /// Runs the job here and now, if this thread is a worker of its delegator and nobody else has taken the job.
 pub(crate) fn run_inline(task: &Arc<Task>) {
-    while task.is_held() && make_way(task) {}
+    // Its time may be over after any of them.
+    while task.is_held() && !task.look().is_finished() && make_way(task) {}
     if !task.is_queued() {
         return;
     }

@@ -1114,6 +1114,26 @@ fn a_job_that_was_run_out_of_turn_and_failed_has_no_place_to_give() {
 }
 
 #[test]
+fn a_job_that_waits_for_a_key_runs_nothing_for_one_whose_time_is_over() {
+    let (delegator, trace) = (Delegator::manual(), Trace::default());
+    let second = Duration::from_secs(1);
+    let slow = Job::new("slow", move |ctx| ctx.sleep(2 * second).map(|()| Vec::new()));
+    let _ = delegator.submit(slow.with_key("key")).unwrap();
+    let before = delegator.submit(trace.job(1).with_key("key")).unwrap();
+    let (inside, traced) = (delegator.submitter(), trace.clone());
+    let outer = Job::new("outer", move |_| {
+        let late = inside.submit(traced.job(2).with_key("key").with_timeout(second))?.wait();
+        assert_eq!(late.state(), JobState::TimedOut);
+        Ok(Vec::new())
+    });
+    let outer = delegator.submit(outer.with_priority(Priority::High)).unwrap();
+    assert!(delegator.step());
+    assert_eq!((outer.state(), before.state()), (JobState::Completed, JobState::Queued));
+    assert_eq!(delegator.run_until_idle(), 1);
+    assert_eq!(trace.take(), [1]);
+}
+
+#[test]
 fn held_jobs_past_their_deadlines_end_in_the_order_in_which_they_came() {
     let delegator = Delegator::builder().queue_capacity(40).manual().unwrap();
     let mut late = Vec::new();
