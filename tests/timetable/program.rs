@@ -130,13 +130,17 @@ fn specs(script: impl Strategy<Value = Vec<Act>>) -> impl Strategy<Value = Spec>
     )
 }
 
+fn shares() -> impl Strategy<Value = Share> {
+    prop_oneof![2 => Just(Share::Not), 1 => Just(Share::Joins), 1 => Just(Share::Replaces)]
+}
+
 fn scripts() -> impl Strategy<Value = Vec<Act>> {
     let leaf =
         vec(prop_oneof![4 => times().prop_map(Act::Sleep), 1 => any::<usize>().prop_map(Act::Cancel)], 0..3);
     leaf.prop_recursive(2, 6, 2, |inner| {
-        let child = (specs(inner), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
-            |(spec, derived, waited, tries)| {
-                Act::Submit(Child { spec, derived, waited, tries, shares: Share::Not })
+        let child = (specs(inner), any::<bool>(), any::<bool>(), any::<bool>(), shares()).prop_map(
+            |(spec, derived, waited, tries, shares)| {
+                Act::Submit(Child { spec, derived, waited, tries, shares })
             },
         );
         let act = prop_oneof![
@@ -154,6 +158,9 @@ pub(crate) fn programs() -> impl Strategy<Value = (Setup, Program)> {
     let job = || specs(scripts());
     let step = prop_oneof![
         6 => job().prop_map(Step::Submit),
+        2 => (job(), 0_usize..3, shares()).prop_map(|(spec, key, shares)| {
+            Step::Share(Spec { key: Some(key), ..spec }, shares)
+        }),
         4 => job().prop_map(Step::Try),
         2 => job().prop_map(Step::DropOldest),
         1 => vec(job(), 0..5).prop_map(Step::SubmitAll),
