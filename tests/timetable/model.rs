@@ -38,8 +38,10 @@ pub(crate) struct Job {
     cancelled_at: Option<Time>,
     /// Its place in the agenda.
     place: Option<(Time, u64)>,
-    /// It is in a set, or to be tried again: it ends at its deadline without anybody looking, in the order of these numbers.
+    /// It is in a set, and it is to be tried again: either has it end at its deadline without anybody looking, in the order of
+    /// these numbers.
     watched: Option<u64>,
+    listens: Option<u64>,
     /// Its key holds it back; the order of these numbers is that of their coming.
     held_back: Option<u64>,
     /// Its submission has returned a handle to cancel it with.
@@ -177,7 +179,8 @@ impl Model {
     /// The deadlines that somebody waits for, with their places in the line and the jobs.
     fn timers(&self) -> impl Iterator<Item = (Time, u64, usize)> + '_ {
         let waiting = self.jobs.iter().enumerate().filter(|(_, job)| job.stage.waits());
-        waiting.filter_map(|(k, job)| Some((job.deadline, job.watched?, k)))
+        waiting
+            .filter_map(|(k, job)| Some((job.deadline, job.watched.into_iter().chain(job.listens).min()?, k)))
     }
 
     fn next(&self) -> Time {
@@ -301,6 +304,7 @@ impl Model {
             cancelled_at: None,
             place: None,
             watched: None,
+            listens: None,
             held_back: None,
             held: false,
             attempts: 0,
@@ -607,13 +611,9 @@ impl Model {
     }
 
     pub(crate) fn watch(&mut self, k: usize) {
-        self.listen(k);
-        self.look(k);
-    }
-
-    fn listen(&mut self, k: usize) {
         self.number += 1;
-        self.jobs[k].watched.get_or_insert(self.number);
+        self.jobs[k].watched = Some(self.number);
+        self.look(k);
     }
 
     // Work.
@@ -758,7 +758,9 @@ impl Model {
         }
         self.retried += 1;
         self.schedule(k, due);
-        self.listen(k);
+        // For this time only.
+        self.number += 1;
+        self.jobs[k].listens = Some(self.number);
         true
     }
 

@@ -111,11 +111,15 @@ fn endings() -> impl Strategy<Value = Ending> {
     ]
 }
 
-fn specs(script: impl Strategy<Value = Vec<Act>>) -> impl Strategy<Value = Spec> {
+/// `keyed`: how many of them have keys.
+fn specs(script: impl Strategy<Value = Vec<Act>>, keyed: f64) -> impl Strategy<Value = Spec> {
     let priority = prop_oneof![3 => Just(1_usize), 1 => Just(0), 1 => Just(2)];
     let limits = (option::weighted(0.3, times()), option::weighted(0.3, times()));
     let retry = option::weighted(0.3, (0_u32..4, times()));
-    let key = (option::weighted(0.4, 0_usize..3), option::weighted(0.2, 0_usize..4));
+    let key = (
+        option::weighted(keyed, prop_oneof![3 => Just(0_usize), 1 => 1_usize..3]),
+        option::weighted(0.2, 0_usize..4),
+    );
     (priority, limits, retry, key, script, endings()).prop_map(
         |(priority, (delay, timeout), retry, (key, key_limit), script, ending)| Spec {
             priority,
@@ -134,11 +138,11 @@ fn shares() -> impl Strategy<Value = Share> {
     prop_oneof![2 => Just(Share::Not), 1 => Just(Share::Joins), 1 => Just(Share::Replaces)]
 }
 
-fn scripts() -> impl Strategy<Value = Vec<Act>> {
+fn scripts(keyed: f64) -> impl Strategy<Value = Vec<Act>> {
     let leaf =
         vec(prop_oneof![4 => times().prop_map(Act::Sleep), 1 => any::<usize>().prop_map(Act::Cancel)], 0..3);
-    leaf.prop_recursive(2, 6, 2, |inner| {
-        let child = (specs(inner), any::<bool>(), any::<bool>(), any::<bool>(), shares()).prop_map(
+    leaf.prop_recursive(2, 6, 2, move |inner| {
+        let child = (specs(inner, keyed), any::<bool>(), any::<bool>(), any::<bool>(), shares()).prop_map(
             |(spec, derived, waited, tries, shares)| {
                 Act::Submit(Child { spec, derived, waited, tries, shares })
             },
@@ -153,16 +157,20 @@ fn scripts() -> impl Strategy<Value = Vec<Act>> {
 }
 
 pub(crate) fn programs() -> impl Strategy<Value = (Setup, Program)> {
+    prop_oneof![programs_of(0.2), programs_of(0.9)]
+}
+
+fn programs_of(keyed: f64) -> impl Strategy<Value = (Setup, Program)> {
     let setup = (prop_oneof![1_usize..4, Just(100)], option::weighted(0.2, times()), 1_usize..3)
         .prop_map(|(capacity, default_timeout, key_limit)| Setup { capacity, default_timeout, key_limit });
-    let job = || specs(scripts());
+    let job = || specs(scripts(keyed), keyed);
     let step = prop_oneof![
         6 => job().prop_map(Step::Submit),
         2 => (job(), 0_usize..3, shares()).prop_map(|(spec, key, shares)| {
             Step::Share(Spec { key: Some(key), ..spec }, shares)
         }),
         4 => job().prop_map(Step::Try),
-        2 => job().prop_map(Step::DropOldest),
+        4 => job().prop_map(Step::DropOldest),
         1 => vec(job(), 0..5).prop_map(Step::SubmitAll),
         1 => vec(job(), 0..4).prop_map(Step::Set),
         2 => any::<usize>().prop_map(Step::Cancel),
