@@ -325,7 +325,7 @@ impl Model {
             return None;
         }
         if share == Share::Joins {
-            if let Some(other) = self.to_join(k) {
+            if let Some(other) = self.joinable(k) {
                 return self.join(k, other);
             }
         }
@@ -352,10 +352,7 @@ impl Model {
                     self.drop_one(self.line(k));
                     self.enter(k, share, true)
                 }
-                NoRoom::Waits if self.stack.is_empty() => match self.wait_for_room(k, share) {
-                    Some(entry) => entry,
-                    None => return None,
-                },
+                NoRoom::Waits if self.stack.is_empty() => self.wait_for_room(k, share)?,
                 NoRoom::Waits if self.jobs[k].spec.key.is_some() => self.enter(k, share, true),
                 NoRoom::Waits => {
                     self.accepted += 1;
@@ -438,7 +435,7 @@ impl Model {
             return Entry::In;
         };
         if share == Share::Joins {
-            if let Some(other) = self.to_join(k) {
+            if let Some(other) = self.joinable(k) {
                 return Entry::Joins(other);
             }
         }
@@ -480,7 +477,7 @@ impl Model {
     }
 
     /// The newest with its key whose time is not over.
-    fn to_join(&mut self, k: usize) -> Option<usize> {
+    fn joinable(&mut self, k: usize) -> Option<usize> {
         while let Some(other) = self.others(k).pop() {
             self.look(other);
             if !self.jobs[other].stage.is_finished() {
