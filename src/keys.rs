@@ -9,7 +9,8 @@
 //! 3. Only jobs that have not ended enter, which is looked at under the lock that they leave under.
 //! 4. Nothing is left of a key without jobs.
 //!
-//! The lock of the levels beside the channel is taken under this one; no job is dropped under it.
+//! The lock of the levels beside the channel is taken under this one, and this one under that of a job that is claimed; no
+//! job is dropped or locked under it.
 
 use std::collections::{BTreeMap, HashMap};
 

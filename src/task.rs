@@ -142,7 +142,7 @@ pub(crate) enum Claim {
     End(Captures, End),
     /// The delegator has stopped: to be handed back by the claimer.
     Stopped(Captures),
-    /// Somebody else has it, or it has ended. What the timer left is to be dropped.
+    /// Somebody else has it, or it has ended, or may not start yet. What the timer left is to be dropped.
     Gone(Option<Captures>),
 }
 
@@ -467,15 +467,23 @@ impl Task {
         state_of(self.ended.load(Ordering::Relaxed) & STATE)
     }
 
-    /// Takes the job to run it on this worker, unless its context or the host scope is done.
-    pub(crate) fn claim(&self, worker: usize, now: Tick, host: &Arc<Scope>) -> Claim {
+    /// Takes the job to run it on this worker, unless its context or the host scope is done. `has_seat`: whether it has what it
+    /// needs of its key; it is asked under the lock, for what it says holds only while nobody else can run the job.
+    pub(crate) fn claim(
+        &self,
+        worker: usize,
+        now: Tick,
+        host: &Arc<Scope>,
+        has_seat: impl FnOnce() -> bool,
+    ) -> Claim {
         let mut held = self.held.lock();
         let state = self.state.load(Ordering::Relaxed);
         if state & STATE != QUEUED {
             return Claim::Gone(held.take());
         }
-        if state & LATER != 0 {
-            // The place that it had before somebody who waits for it ran it: that attempt has failed.
+        if state & LATER != 0 || (state & HELD != 0 && !has_seat()) {
+            // The place that it had before somebody who waits for it ran it: that attempt has failed, and now it waits for its
+            // time, or another has its key.
             return Claim::Gone(None);
         }
         // `now` may be a little old; that matters to a deadline that is near.

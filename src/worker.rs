@@ -100,7 +100,8 @@ pub(crate) fn drain_inline(until: Tick) -> bool {
 
 /// Runs the job here and now, if this thread is a worker of its delegator and nobody else has taken the job.
 pub(crate) fn run_inline(task: &Arc<Task>) {
-    while task.is_held() && make_way(task) {}
+    // Its time may be over after any of them.
+    while task.is_held() && !task.look().is_finished() && make_way(task) {}
     if !task.is_queued() {
         return;
     }
@@ -228,15 +229,10 @@ impl Worker {
 
     /// Runs the job, or ends it, or skips it; `true` if it ran it.
     fn execute(&self, task: Arc<Task>) -> bool {
-        if task.is_held() && !self.engine.has_seat(task.id) {
-            // The place that it had before an earlier attempt: now another has its key.
-            discard("a job with a key", task);
-            return false;
-        }
         let now = self.last_end.take().unwrap_or_else(Tick::now).max(task.created);
         // Whoever sees the job running, and looks for it here to cancel it, waits for this lock and finds it.
         let mut at_work = self.slot.lock();
-        match task.claim(self.index, now, &self.engine.scope) {
+        match task.claim(self.index, now, &self.engine.scope, || self.engine.has_seat(task.id)) {
             Claim::Run(captures) if captures.tick().is_some() => {
                 drop(at_work);
                 self.tick(captures)

@@ -829,18 +829,21 @@ fn nobody_joins_one_that_has_ended() {
 
 #[test]
 fn nobody_joins_one_of_many_whose_time_is_over() {
-    let delegator = Delegator::manual();
-    let late = [(); 5].map(|()| {
-        let job = yields("late", []).with_key("key").with_timeout(Duration::from_secs(1));
-        delegator.submit(job).unwrap()
-    });
-    let pass = Job::new("pass", |ctx| ctx.sleep(Duration::from_secs(2)).map(|()| Vec::new()));
-    let _ = delegator.submit(pass.with_priority(Priority::High)).unwrap();
-    assert!(delegator.step());
-    let next = delegator.coalesce("key", yields("next", [])).unwrap();
-    assert!(matches!(next, Coalesced::Submitted(_)));
-    assert_eq!(next.handle().wait().state(), JobState::Completed);
-    assert!(late.iter().all(|late| late.state() == JobState::TimedOut));
+    for delay in [0, 1] {
+        let delegator = Delegator::manual();
+        let _late = [(); 5].map(|()| {
+            let job = yields("late", []).with_key("key").with_timeout(Duration::from_secs(1));
+            delegator.submit(job).unwrap()
+        });
+        let pass = Job::new("pass", |ctx| ctx.sleep(Duration::from_secs(2)).map(|()| Vec::new()));
+        let _ = delegator.submit(pass.with_priority(Priority::High)).unwrap();
+        assert!(delegator.step());
+        let next = yields("next", []).with_delay(Duration::from_secs(delay));
+        let next = delegator.coalesce("key", next).unwrap();
+        assert!(matches!(next, Coalesced::Submitted(_)));
+        assert_eq!(delegator.stats().timed_out, 5);
+        assert_eq!(next.handle().wait().state(), JobState::Completed);
+    }
 }
 
 #[test]
@@ -862,6 +865,21 @@ fn whoever_waits_for_room_may_still_join() {
         delegator.wait_idle();
         assert_balanced(&delegator.stats());
     });
+}
+
+#[test]
+fn whoever_waits_for_room_joins_nobody_whose_time_is_over() {
+    let delegator = Delegator::builder().queue_capacity(1).manual().unwrap();
+    let second = Duration::from_secs(1);
+    let long = Job::new("long", move |ctx| ctx.sleep(3 * second).map(|()| Vec::new()));
+    let _full = delegator.submit(long.with_key("other")).unwrap();
+    let late = yields("late", []).with_key("key").with_delay(second).with_timeout(2 * second);
+    let late = delegator.submit(late).unwrap();
+    // It is due, and over, before there is room.
+    let new = delegator.coalesce("key", yields("new", [1])).unwrap();
+    assert!(matches!(new, Coalesced::Submitted(_)));
+    assert_eq!(late.state(), JobState::TimedOut);
+    assert_eq!(new.into_handle().join().unwrap(), [1]);
 }
 
 #[test]
@@ -1111,6 +1129,26 @@ fn a_job_that_was_run_out_of_turn_and_failed_has_no_place_to_give() {
     let new = delegator.submit_with(new, Overflow::DropOldest).unwrap();
     assert_eq!((flaky.state(), delegator.stats().dropped), (JobState::Scheduled, 0));
     assert_eq!(new.wait().state(), JobState::Completed);
+}
+
+#[test]
+fn a_job_that_waits_for_a_key_runs_nothing_for_one_whose_time_is_over() {
+    let (delegator, trace) = (Delegator::manual(), Trace::default());
+    let second = Duration::from_secs(1);
+    let slow = Job::new("slow", move |ctx| ctx.sleep(2 * second).map(|()| Vec::new()));
+    let _ = delegator.submit(slow.with_key("key")).unwrap();
+    let before = delegator.submit(trace.job(1).with_key("key")).unwrap();
+    let (inside, traced) = (delegator.submitter(), trace.clone());
+    let outer = Job::new("outer", move |_| {
+        let late = inside.submit(traced.job(2).with_key("key").with_timeout(second))?.wait();
+        assert_eq!(late.state(), JobState::TimedOut);
+        Ok(Vec::new())
+    });
+    let outer = delegator.submit(outer.with_priority(Priority::High)).unwrap();
+    assert!(delegator.step());
+    assert_eq!((outer.state(), before.state()), (JobState::Completed, JobState::Queued));
+    assert_eq!(delegator.run_until_idle(), 1);
+    assert_eq!(trace.take(), [1]);
 }
 
 #[test]

@@ -191,7 +191,8 @@ impl Delegator {
 
     /// Submits a job with this key, unless another with the same [key](Job::with_key) is queued or runs: then the job is
     /// dropped, on the calling thread, and this gives the handle of the other, of the newest if there are several. For work
-    /// that is asked for from several sides and needs to be done once; whoever asks gets the same result.
+    /// that is asked for from several sides and needs to be done once; whoever asks gets the same result. Nobody joins a job
+    /// whose time is over.
     ///
     /// The look and the submission are one step: of two that come at the same time, one joins the other. A
     /// [delayed](Job::with_delay) job has its key from when it is due, so until then it is not found. It waits for room as
@@ -226,7 +227,8 @@ impl Delegator {
     /// latest counts: a preview, a search as you type.
     ///
     /// With a limit of one, the job starts when the one before has returned. Otherwise as
-    /// [`coalesce`](Delegator::coalesce); if it is refused, nothing is cancelled.
+    /// [`coalesce`](Delegator::coalesce). It waits for no room where it replaces a job of its priority that waits for the
+    /// key. If it is refused, or its own context ends before there is room, nothing is cancelled.
     ///
     /// # Errors
     ///

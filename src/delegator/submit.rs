@@ -463,7 +463,7 @@ fn accept_with(
     if engine.pace.as_ref().is_some_and(|pace| is_hopeless(engine, pace, &task, level)) {
         return Err(give_back(engine, task, handle, SubmitError::WouldMissDeadline));
     }
-    match push(engine, task, level, share.as_deref_mut()) {
+    match push(engine, task, level, share.as_deref_mut(), false) {
         Ok(()) => confirm(engine, handle),
         Err(task) => make_room(engine, task, level, handle, no_room, share),
     }
@@ -474,14 +474,18 @@ fn find_other(engine: &Engine, task: &Task, share: Option<&mut Share>) -> Option
     let Some(share @ Share::Join(_)) = share else { return None };
     loop {
         engine.look_at_key(task, share);
-        let Share::Join(found) = share else { return None };
-        let other = found.clone()?;
-        if !other.look().is_finished() {
-            return Some(other);
+        if !found_too_late(Some(share)) {
+            return found(Some(share));
         }
-        *found = None;
-        discard("a finished job", other);
     }
+}
+
+/// Whether the job that would be joined has ended, or does now that somebody looks: then nobody joins it.
+fn found_too_late(share: Option<&mut Share>) -> bool {
+    let Some(Share::Join(found)) = share else { return false };
+    let Some(late) = found.take_if(|other| other.look().is_finished()) else { return false };
+    discard("a finished job", late);
+    true
 }
 
 /// The job that a push has found instead of room.
@@ -538,10 +542,23 @@ pub(crate) fn submit_here(
     Ok(true)
 }
 
-/// Counts the task in and puts it in the queue, or gives it back.
-fn push(engine: &Engine, task: Arc<Task>, level: Level, share: Option<&mut Share>) -> Result<(), Arc<Task>> {
-    engine.registry.begin_submission();
-    engine.push_at(level, task, share, false).inspect_err(|_| engine.registry.refuse_submission())
+/// Counts the task in and puts it in the queue, or gives it back. `force`: see [`Engine::push_at`].
+fn push(
+    engine: &Engine,
+    mut task: Arc<Task>,
+    level: Level,
+    mut share: Option<&mut Share>,
+    force: bool,
+) -> Result<(), Arc<Task>> {
+    loop {
+        engine.registry.begin_submission();
+        let Err(back) = engine.push_at(level, task, share.as_deref_mut(), force) else { return Ok(()) };
+        engine.registry.refuse_submission();
+        if !found_too_late(share.as_deref_mut()) {
+            return Err(back);
+        }
+        task = back;
+    }
 }
 
 /// What is left to do once the job is in the queue: to make sure that somebody is there to take it out.
@@ -582,7 +599,7 @@ fn make_room(
         return Ok(end_at_once(engine, task, end));
     }
     if level != Level::Normal && engine.end_late() {
-        match push(engine, task, level, share.as_deref_mut()) {
+        match push(engine, task, level, share.as_deref_mut(), false) {
             Ok(()) => return confirm(engine, handle),
             Err(back) => task = back,
         }
@@ -597,16 +614,12 @@ fn make_room(
         NoRoom::Wait | NoRoom::RunHere
             if level.is_keyed() && engine.queue.holds_any() && worker::is_on(engine) =>
         {
-            engine.registry.begin_submission();
-            return match engine.push_at(level, task, share.as_deref_mut(), true) {
+            return match push(engine, task, level, share.as_deref_mut(), true) {
                 Ok(()) => confirm(engine, handle),
-                Err(task) => {
-                    engine.registry.refuse_submission();
-                    match found(share.as_deref()) {
-                        Some(other) => Ok(join(engine, task, handle, other)),
-                        None => Err(give_back(engine, task, handle, SubmitError::Full)),
-                    }
-                }
+                Err(task) => match found(share.as_deref()) {
+                    Some(other) => Ok(join(engine, task, handle, other)),
+                    None => Err(give_back(engine, task, handle, SubmitError::Full)),
+                },
             };
         }
         NoRoom::Wait | NoRoom::RunHere
@@ -627,7 +640,7 @@ fn make_room(
     };
     for _ in 0..SPINS {
         if !engine.queue.is_full(level) {
-            match push(engine, task, level, share.as_deref_mut()) {
+            match push(engine, task, level, share.as_deref_mut(), false) {
                 Ok(()) => return confirm(engine, handle),
                 Err(back) => task = back,
             }
@@ -748,7 +761,7 @@ fn wait_for_room(
             if queue.phase() != Phase::Open {
                 break Some(Err(SubmitError::ShutDown as fn(Job) -> SubmitError));
             }
-            match push(engine, task, level, share.as_deref_mut()) {
+            match push(engine, task, level, share.as_deref_mut(), false) {
                 Ok(()) => {
                     queue.step_out(level, &me);
                     drop(listening);

@@ -3,12 +3,15 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use loom::thread::spawn;
 
 use super::{Rig, explore};
+use crate::clock::Tick;
 use crate::sync::Arc;
-use crate::{Coalesced, Job, JobHandle, JobState};
+use crate::worker::Worker;
+use crate::{Coalesced, Job, JobHandle, JobState, Retry};
 
 /// Which jobs ran, in order; and whether one was in at the same time as another. Not part of the model.
 #[derive(Clone, Default)]
@@ -17,14 +20,21 @@ struct Log(Arc<(AtomicUsize, Mutex<Vec<u8>>)>);
 impl Log {
     fn job(&self, n: u8) -> Job {
         let log = self.clone();
-        let job = Job::new("job", move |_| {
-            assert_eq!(log.0.0.fetch_add(1, Ordering::Relaxed), 0, "two at a time");
-            loom::thread::yield_now();
-            log.0.1.lock().unwrap().push(n);
-            log.0.0.fetch_sub(1, Ordering::Relaxed);
-            Ok(vec![n])
-        });
-        job.with_key("key")
+        Job::new("job", move |_| log.put(n)).with_key("key")
+    }
+
+    /// The same, and it fails.
+    fn broken(&self, n: u8) -> Job {
+        let log = self.clone();
+        Job::new("broken", move |_| log.put(n).and(Err("no".into()))).with_key("key")
+    }
+
+    fn put(&self, n: u8) -> Result<Vec<u8>, crate::Error> {
+        assert_eq!(self.0.0.fetch_add(1, Ordering::Relaxed), 0, "two at a time");
+        loom::thread::yield_now();
+        self.0.1.lock().unwrap().push(n);
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        Ok(vec![n])
     }
 
     fn take(&self) -> Vec<u8> {
@@ -136,5 +146,25 @@ fn one_supersedes_another() {
         assert_eq!(second.state(), JobState::Completed);
         assert_eq!(log.take().last(), Some(&2));
         check(&rig, 2);
+    });
+}
+
+/// A worker has taken a job out of the queue that another runs, out of turn; it fails, is due again, and waits for its key by
+/// then: the first may not start it.
+#[test]
+fn an_old_place_against_the_key() {
+    const SOON: Duration = Duration::from_secs(3600);
+    explore(2, || {
+        let (rig, log) = (Rig::new(2, 3), Log::default());
+        let broken = rig.accepted(log.broken(1).with_retry(Retry::fixed(SOON).max_attempts(2)));
+        let second = rig.accepted(log.job(2));
+        let worker = rig.worker(0);
+        let other = Worker::new(Arc::clone(&rig.engine), 1);
+        other.act(|other| other.execute_inline(Arc::clone(&broken.task)));
+        rig.engine.look_around(Tick::now().after(2 * SOON));
+        rig.close();
+        worker.join().unwrap();
+        assert_eq!(second.state(), JobState::Completed);
+        assert_eq!(log.take()[..2], [1, 2]);
     });
 }

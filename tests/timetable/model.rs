@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::program::{Act, Child, Ending, Setup, Spec, Time};
+use crate::program::{Act, Child, Ending, Setup, Share, Spec, Time};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -38,8 +38,12 @@ pub(crate) struct Job {
     cancelled_at: Option<Time>,
     /// Its place in the agenda.
     place: Option<(Time, u64)>,
-    /// It is in a set, or to be tried again: it ends at its deadline without anybody looking, in the order of these numbers.
+    /// It is in a set, and it is to be tried again: either has it end at its deadline without anybody looking, in the order of
+    /// these numbers.
     watched: Option<u64>,
+    listens: Option<u64>,
+    /// Its key holds it back; the order of these numbers is that of their coming.
+    held_back: Option<u64>,
     /// Its submission has returned a handle to cancel it with.
     pub(crate) held: bool,
     /// How often it was started before.
@@ -55,7 +59,44 @@ enum Phase {
     Stopped,
 }
 
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stepped {
+    Idle,
+    /// It took out what could not run.
+    Cleared,
+    Ran,
+}
+
+/// What becomes of a submission that finds no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NoRoom {
+    Fails,
+    Waits,
+    DropsOldest,
+}
+
+/// What became of one that asked for a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    NoRoom,
+    In,
+    Joins(usize),
+}
+
+/// The jobs with one key, the oldest first.
+#[derive(Default)]
+struct Key {
+    /// Those that are in the queue, or run.
+    holders: Vec<usize>,
+    held: Vec<usize>,
+}
+
 const NEVER: Time = Time::MAX;
+
+/// Where jobs of normal priority wait in the queue, if they have no key and if they have one.
+const PLAIN: usize = 1;
+const KEYED: usize = 3;
 
 /// How often a level is passed over before it is its turn.
 const PATIENCE: [u32; 3] = [32, 8, u32::MAX];
@@ -64,9 +105,17 @@ pub(crate) struct Model {
     setup: Setup,
     pub(crate) now: Time,
     pub(crate) jobs: Vec<Job>,
-    /// What the queue holds at each level, jobs that have ended in it included, and whether it has no place.
-    levels: [VecDeque<(usize, bool)>; 3],
+    /// What the queue holds at each level, jobs that have ended in it included, and whether it has no place. With or without
+    /// a key, jobs of low and of high priority are in the same line.
+    lines: [VecDeque<(usize, bool)>; 4],
+    /// How many places of each priority jobs have that their keys hold back.
+    reserved: [usize; 3],
     passed_over: [u32; 3],
+    /// The last that was taken of normal priority had no key.
+    turn_of_the_plain: bool,
+    keys: BTreeMap<usize, Key>,
+    /// The jobs that have been started and have not returned, one inside the other.
+    stack: Vec<usize>,
     agenda: BTreeMap<(Time, u64), usize>,
     number: u64,
     alarm: Time,
@@ -80,6 +129,8 @@ pub(crate) struct Model {
     pub(crate) filed: Vec<usize>,
     /// The jobs that a shutdown gave back.
     pub(crate) unstarted: Vec<usize>,
+    /// Jobs that were not submitted, and the jobs that they joined.
+    pub(crate) joined: Vec<(usize, usize)>,
 }
 
 impl Model {
@@ -88,8 +139,12 @@ impl Model {
             setup: setup.clone(),
             now: 0,
             jobs: Vec::new(),
-            levels: Default::default(),
+            lines: Default::default(),
+            reserved: [0; 3],
             passed_over: [0; 3],
+            turn_of_the_plain: false,
+            keys: BTreeMap::new(),
+            stack: Vec::new(),
             agenda: BTreeMap::new(),
             number: 0,
             alarm: NEVER,
@@ -101,6 +156,7 @@ impl Model {
             accepted: 0,
             filed: Vec::new(),
             unstarted: Vec::new(),
+            joined: Vec::new(),
         }
     }
 
@@ -110,7 +166,12 @@ impl Model {
 
     /// How many places are taken, at each level.
     pub(crate) fn places(&self) -> [usize; 3] {
-        [0, 1, 2].map(|level| self.levels[level].len())
+        let [low, plain, high, keyed] = [0, 1, 2, 3].map(|line| self.lines[line].len());
+        [low + self.reserved[0], plain + keyed + self.reserved[1], high + self.reserved[2]]
+    }
+
+    pub(crate) fn keys_in_use(&self) -> usize {
+        self.keys.len()
     }
 
     // Time.
@@ -118,7 +179,8 @@ impl Model {
     /// The deadlines that somebody waits for, with their places in the line and the jobs.
     fn timers(&self) -> impl Iterator<Item = (Time, u64, usize)> + '_ {
         let waiting = self.jobs.iter().enumerate().filter(|(_, job)| job.stage.waits());
-        waiting.filter_map(|(k, job)| Some((job.deadline, job.watched?, k)))
+        waiting
+            .filter_map(|(k, job)| Some((job.deadline, job.watched.into_iter().chain(job.listens).min()?, k)))
     }
 
     fn next(&self) -> Time {
@@ -149,9 +211,13 @@ impl Model {
             if self.jobs[k].stage == Stage::Scheduled {
                 self.jobs[k].stage = Stage::Queued;
             }
-            let level = self.jobs[k].spec.priority;
-            let beyond = level == 1 && self.is_full(level);
-            self.levels[level].push_back((k, beyond));
+            if self.jobs[k].spec.key.is_some() {
+                self.enter(k, Share::Not, true);
+            } else {
+                let line = self.line(k);
+                let beyond = line == PLAIN && self.is_full(line);
+                self.lines[line].push_back((k, beyond));
+            }
         }
         let first = self.agenda.first_key_value().map_or(NEVER, |((at, _), _)| *at);
         self.alarm = self.alarm.min(first);
@@ -189,15 +255,19 @@ impl Model {
         if let Some(place) = self.jobs[k].place.take() {
             self.agenda.remove(&place);
         }
+        self.leave(k);
         self.jobs[k].stage = stage;
         self.jobs[k].ended = Some(self.now);
         self.filed.push(k);
     }
 
     pub(crate) fn cancel(&mut self, k: usize) {
-        if !self.jobs[k].held {
-            return;
+        if self.jobs[k].held {
+            self.cancel_job(k);
         }
+    }
+
+    fn cancel_job(&mut self, k: usize) {
         self.look(k);
         match self.jobs[k].stage {
             Stage::Scheduled | Stage::Queued => self.file(k, Stage::Cancelled),
@@ -234,6 +304,8 @@ impl Model {
             cancelled_at: None,
             place: None,
             watched: None,
+            listens: None,
+            held_back: None,
             held: false,
             attempts: 0,
             started: None,
@@ -242,97 +314,283 @@ impl Model {
         self.jobs.len() - 1
     }
 
-    /// `None` where it is not the queue that decides.
-    fn admit(&mut self, k: usize) -> Option<()> {
+    /// A submission.
+    fn accept(&mut self, k: usize, no_room: NoRoom, share: Share) -> Option<usize> {
         if self.phase != Phase::Open {
             self.rejected += 1;
-        } else if let Some(end) = self.end(k) {
-            self.accepted += 1;
-            self.file(k, end);
-        } else if let Some(delay) = self.jobs[k].spec.delay.filter(|delay| *delay > 0) {
-            self.accepted += 1;
-            self.number += 1;
-            let place = ((self.now + delay).min(self.jobs[k].deadline), self.number);
-            (self.jobs[k].stage, self.jobs[k].place) = (Stage::Scheduled, Some(place));
-            self.agenda.insert(place, k);
-            self.alarm = self.alarm.min(place.0);
-        } else {
             return None;
         }
-        Some(())
-    }
-
-    fn is_full(&self, level: usize) -> bool {
-        let with_places = self.levels[level].iter().filter(|(_, beyond)| !beyond);
-        with_places.count() >= self.setup.capacity
-    }
-
-    fn push(&mut self, k: usize) -> bool {
-        let fits = !self.is_full(self.jobs[k].spec.priority);
-        if fits {
-            self.put(k);
+        if let Some(end) = self.end(k) {
+            self.end_at_once(k, end);
+            return None;
         }
-        fits
-    }
-
-    fn put(&mut self, k: usize) {
-        self.levels[self.jobs[k].spec.priority].push_back((k, false));
-        self.accepted += 1;
-        self.jobs[k].stage = Stage::Queued;
-    }
-
-    pub(crate) fn submit(&mut self, spec: &Spec) {
-        let k = self.submit_to_set(spec);
-        self.jobs[k].held = true;
-    }
-
-    pub(crate) fn submit_to_set(&mut self, spec: &Spec) -> usize {
-        let k = self.add(spec, None);
-        if self.admit(k).is_some() {
-            return k;
+        if share == Share::Joins {
+            if let Some(other) = self.joinable(k) {
+                return self.join(k, other);
+            }
         }
+        if let Some(delay) = self.jobs[k].spec.delay.filter(|delay| *delay > 0) {
+            self.accepted += 1;
+            self.schedule(k, (self.now + delay).min(self.jobs[k].deadline));
+            if share == Share::Replaces {
+                self.replace(k, self.others(k));
+            }
+            return None;
+        }
+        let mut entry = self.enter(k, share, false);
+        if entry == Entry::NoRoom && self.line(k) != PLAIN {
+            self.end_late();
+            entry = self.enter(k, share, false);
+        }
+        if entry == Entry::NoRoom {
+            entry = match no_room {
+                NoRoom::Fails => {
+                    self.rejected += 1;
+                    return None;
+                }
+                NoRoom::DropsOldest => {
+                    self.drop_one(self.line(k));
+                    self.enter(k, share, true)
+                }
+                NoRoom::Waits if self.stack.is_empty() => self.wait_for_room(k, share)?,
+                NoRoom::Waits if self.jobs[k].spec.key.is_some() => self.enter(k, share, true),
+                NoRoom::Waits => {
+                    self.accepted += 1;
+                    self.jobs[k].stage = Stage::Queued;
+                    self.run(k);
+                    return None;
+                }
+            };
+        }
+        match entry {
+            Entry::Joins(other) => return self.join(k, other),
+            _ => self.accepted += 1,
+        }
+        None
+    }
+
+    /// `None` if the job ends instead.
+    fn wait_for_room(&mut self, k: usize, share: Share) -> Option<Entry> {
         let mut patience = self.now + 1;
-        while !self.push(k) {
+        loop {
+            let entry = self.enter(k, share, false);
+            if entry != Entry::NoRoom {
+                return Some(entry);
+            }
             if let Some(end) = self.end(k) {
-                self.accepted += 1;
-                self.file(k, end);
-                break;
+                self.end_at_once(k, end);
+                return None;
             }
             if patience <= self.now {
                 patience = NEVER;
             }
-            let taken = self.places();
-            if !self.step() && self.places() == taken {
+            if self.step() == Stepped::Idle {
                 self.pass(self.jobs[k].deadline.min(patience));
             }
         }
+    }
+
+    fn end_at_once(&mut self, k: usize, end: Stage) {
+        self.accepted += 1;
+        self.file(k, end);
+    }
+
+    fn join(&mut self, k: usize, other: usize) -> Option<usize> {
+        self.joined.push((k, other));
+        Some(other)
+    }
+
+    fn schedule(&mut self, k: usize, due: Time) {
+        self.number += 1;
+        (self.jobs[k].stage, self.jobs[k].place) = (Stage::Scheduled, Some((due, self.number)));
+        self.agenda.insert((due, self.number), k);
+        self.alarm = self.alarm.min(due);
+    }
+
+    /// Where it waits in the queue.
+    fn line(&self, k: usize) -> usize {
+        let spec = &self.jobs[k].spec;
+        if spec.priority == PLAIN && spec.key.is_some() { KEYED } else { spec.priority }
+    }
+
+    fn is_full(&self, line: usize) -> bool {
+        let with_places = self.lines[line].iter().filter(|(_, beyond)| !beyond).count();
+        let reserved = match line {
+            PLAIN => 0,
+            KEYED => self.reserved[PLAIN],
+            _ => self.reserved[line],
+        };
+        with_places + reserved >= self.setup.capacity
+    }
+
+    /// Takes a place in the queue, ready or held back, if there is one, or `force` says that it needs none.
+    fn enter(&mut self, k: usize, share: Share, force: bool) -> Entry {
+        let line = self.line(k);
+        let Some(key) = self.jobs[k].spec.key else {
+            if self.is_full(line) && !force {
+                return Entry::NoRoom;
+            }
+            self.lines[line].push_back((k, false));
+            self.jobs[k].stage = Stage::Queued;
+            return Entry::In;
+        };
+        if share == Share::Joins {
+            if let Some(other) = self.joinable(k) {
+                return Entry::Joins(other);
+            }
+        }
+        let others = self.others(k);
+        // It has the place of one that ends for it.
+        let exchanges = share == Share::Replaces
+            && others.iter().any(|other| self.jobs[*other].held_back.is_some() && self.line(*other) == line);
+        if self.is_full(line) && !force && !exchanges {
+            return Entry::NoRoom;
+        }
+        self.jobs[k].stage = Stage::Queued;
+        let limit = self.limit(k);
+        let key = self.keys.entry(key).or_default();
+        if key.held.is_empty() && key.holders.len() < limit {
+            key.holders.push(k);
+            self.lines[line].push_back((k, false));
+        } else {
+            key.held.push(k);
+            self.number += 1;
+            self.jobs[k].held_back = Some(self.number);
+            self.reserved[self.jobs[k].spec.priority] += 1;
+        }
+        if share == Share::Replaces {
+            self.replace(k, others);
+        }
+        Entry::In
+    }
+
+    // Keys.
+
+    fn limit(&self, k: usize) -> usize {
+        self.jobs[k].spec.key_limit.unwrap_or(self.setup.key_limit).max(1)
+    }
+
+    /// The jobs that have its key, the oldest first, but that those that are held back are after the others.
+    fn others(&self, k: usize) -> Vec<usize> {
+        let key = self.jobs[k].spec.key.and_then(|key| self.keys.get(&key));
+        key.into_iter().flat_map(|key| key.holders.iter().chain(&key.held)).copied().collect()
+    }
+
+    /// The newest with its key whose time is not over.
+    fn joinable(&mut self, k: usize) -> Option<usize> {
+        while let Some(other) = self.others(k).pop() {
+            self.look(other);
+            if !self.jobs[other].stage.is_finished() {
+                return Some(other);
+            }
+        }
+        None
+    }
+
+    fn replace(&mut self, k: usize, others: Vec<usize>) {
+        for other in others.into_iter().rev().filter(|other| *other != k) {
+            self.cancel_job(other);
+        }
+    }
+
+    /// It has its key no more; those that waited for it may start.
+    fn leave(&mut self, k: usize) {
+        let Some(name) = self.jobs[k].spec.key else { return };
+        let Some(mut key) = self.keys.remove(&name) else { return };
+        let had_it = key.holders.contains(&k) || key.held.contains(&k);
+        key.holders.retain(|holder| *holder != k);
+        key.held.retain(|held| *held != k);
+        if self.jobs[k].held_back.take().is_some() {
+            self.reserved[self.jobs[k].spec.priority] -= 1;
+        }
+        while had_it && key.held.first().is_some_and(|first| key.holders.len() < self.limit(*first)) {
+            let first = key.held.remove(0);
+            self.jobs[first].held_back = None;
+            self.reserved[self.jobs[first].spec.priority] -= 1;
+            let line = self.line(first);
+            self.lines[line].push_back((first, false));
+            key.holders.push(first);
+        }
+        if !key.holders.is_empty() || !key.held.is_empty() {
+            self.keys.insert(name, key);
+        }
+    }
+
+    /// All that are held back, the oldest first.
+    fn all_held(&self) -> Vec<usize> {
+        let mut held: Vec<usize> = self.keys.values().flat_map(|key| &key.held).copied().collect();
+        held.sort_by_key(|k| self.jobs[*k].held_back);
+        held
+    }
+
+    fn end_late(&mut self) {
+        let late = self.all_held().into_iter().filter(|k| self.jobs[*k].deadline <= self.now);
+        late.collect::<Vec<_>>().into_iter().for_each(|k| self.look(k));
+    }
+
+    /// A job that waits for this one, which is queued, does what it takes.
+    fn run_inside(&mut self, k: usize) {
+        if self.jobs[k].held_back.is_none() {
+            return self.run(k);
+        }
+        let name = self.jobs[k].spec.key.expect("it is held back");
+        let key = self.keys.get_mut(&name).expect("it is known");
+        if key.holders.iter().any(|holder| self.stack.contains(holder)) {
+            // The key is lent.
+            key.held.retain(|held| *held != k);
+            key.holders.push(k);
+            self.jobs[k].held_back = None;
+            self.reserved[self.jobs[k].spec.priority] -= 1;
+            self.run(k);
+        } else {
+            let first = *key.holders.first().expect("somebody holds it back");
+            self.run(first);
+        }
+    }
+
+    // Submissions.
+
+    pub(crate) fn submit(&mut self, spec: &Spec, share: Share) {
+        let k = self.add(spec, None);
+        self.accept(k, NoRoom::Waits, share);
+        self.jobs[k].held = self.jobs[k].stage != Stage::Outside;
+    }
+
+    pub(crate) fn submit_to_set(&mut self, spec: &Spec) -> usize {
+        let k = self.add(spec, None);
+        self.accept(k, NoRoom::Waits, Share::Not);
         k
     }
 
     pub(crate) fn try_submit(&mut self, spec: &Spec) -> usize {
         let k = self.add(spec, None);
-        if self.admit(k).is_none() && !self.push(k) {
-            self.rejected += 1;
-        }
+        self.accept(k, NoRoom::Fails, Share::Not);
         self.jobs[k].held = self.jobs[k].stage != Stage::Outside;
         k
     }
 
     pub(crate) fn drop_oldest(&mut self, spec: &Spec) {
         let k = self.add(spec, None);
-        if self.admit(k).is_none() && !self.push(k) {
-            // One gives way, however many there are.
-            let level = &mut self.levels[spec.priority];
-            let first = level.iter().position(|(_, beyond)| !beyond).expect("a full queue");
-            let (oldest, _) = level.remove(first).expect("it is there");
-            self.look(oldest);
-            if self.jobs[oldest].stage == Stage::Queued {
-                self.dropped += 1;
-                self.file(oldest, Stage::Cancelled);
-            }
-            self.put(k);
-        }
+        self.accept(k, NoRoom::DropsOldest, Share::Not);
         self.jobs[k].held = true;
+    }
+
+    /// One gives way, however many there are: the first of those that could start, or the first that is held back.
+    fn drop_one(&mut self, line: usize) {
+        let first = self.lines[line].iter().position(|(_, beyond)| !beyond);
+        let oldest = match first {
+            Some(first) => self.lines[line].remove(first).map(|(k, _)| k),
+            None => {
+                let priority = if line == KEYED { PLAIN } else { line };
+                self.all_held().into_iter().find(|k| self.jobs[*k].spec.priority == priority)
+            }
+        };
+        let oldest = oldest.expect("a full queue");
+        self.look(oldest);
+        if self.jobs[oldest].stage == Stage::Queued {
+            self.dropped += 1;
+            self.file(oldest, Stage::Cancelled);
+        }
     }
 
     /// Up to the first that is refused.
@@ -350,51 +608,62 @@ impl Model {
     }
 
     pub(crate) fn watch(&mut self, k: usize) {
-        self.listen(k);
-        self.look(k);
-    }
-
-    fn listen(&mut self, k: usize) {
         self.number += 1;
-        self.jobs[k].watched.get_or_insert(self.number);
+        self.jobs[k].watched = Some(self.number);
+        self.look(k);
     }
 
     // Work.
 
     fn pop(&mut self) -> Option<usize> {
-        let waits = [0, 1, 2].map(|level| !self.levels[level].is_empty());
-        if !waits[0] && !waits[2] {
-            return self.levels[1].pop_front().map(|(k, _)| k);
-        }
-        let due = (0..3).find(|level| waits[*level] && self.passed_over[*level] >= PATIENCE[*level]);
-        let chosen = due.or_else(|| (0..3).rev().find(|level| waits[*level]))?;
-        for (level, passed_over) in self.passed_over.iter_mut().enumerate() {
-            if level == chosen || !waits[level] {
-                *passed_over = 0;
-            } else if level < chosen {
-                *passed_over += 1;
+        let [low, plain, high, keyed] = [0, 1, 2, 3].map(|line| !self.lines[line].is_empty());
+        let waits = [low, plain || keyed, high];
+        if low || high || keyed {
+            let due = (0..3).find(|level| waits[*level] && self.passed_over[*level] >= PATIENCE[*level]);
+            let chosen = due.or_else(|| (0..3).rev().find(|level| waits[*level]))?;
+            for (level, passed_over) in self.passed_over.iter_mut().enumerate() {
+                if level == chosen || !waits[level] {
+                    *passed_over = 0;
+                } else if level < chosen {
+                    *passed_over += 1;
+                }
             }
+            if chosen != PLAIN {
+                return self.lines[chosen].pop_front().map(|(k, _)| k);
+            }
+        } else if !self.lines[PLAIN].iter().any(|(_, beyond)| *beyond) {
+            return self.lines[PLAIN].pop_front().map(|(k, _)| k);
         }
-        self.levels[chosen].pop_front().map(|(k, _)| k)
+        if plain {
+            self.turn_of_the_plain = !keyed || !self.turn_of_the_plain;
+        }
+        let line = if plain && self.turn_of_the_plain { PLAIN } else { KEYED };
+        self.lines[line].pop_front().map(|(k, _)| k)
     }
 
-    pub(crate) fn step(&mut self) -> bool {
+    pub(crate) fn step(&mut self) -> Stepped {
         if self.busy {
-            return false;
+            return Stepped::Idle;
         }
+        let mut nothing = Stepped::Idle;
         loop {
             self.fire();
             let next = match self.phase {
                 Phase::Open | Phase::Draining => self.pop(),
                 Phase::Stopped => None,
             };
-            let Some(k) = next else { return false };
+            let Some(k) = next else { return nothing };
+            nothing = Stepped::Cleared;
+            // One that waits for its time or its key has left an old place behind.
+            if self.jobs[k].stage != Stage::Queued || self.jobs[k].held_back.is_some() {
+                continue;
+            }
             self.look(k);
             if self.jobs[k].stage == Stage::Queued {
                 self.busy = true;
                 self.run(k);
                 self.busy = false;
-                return true;
+                return Stepped::Ran;
             }
         }
     }
@@ -403,7 +672,7 @@ impl Model {
         let until = self.now + time;
         let mut ran = 0;
         loop {
-            while self.step() {
+            while self.step() == Stepped::Ran {
                 ran += 1;
             }
             let next = self.next();
@@ -421,8 +690,7 @@ impl Model {
             if self.jobs[k].stage.is_finished() {
                 return;
             }
-            let taken = self.places();
-            if !self.step() && self.places() == taken {
+            if self.step() == Stepped::Idle {
                 self.pass(self.jobs[k].deadline);
             }
         }
@@ -430,8 +698,7 @@ impl Model {
 
     pub(crate) fn wait_for_set(&mut self, members: &[usize]) {
         while members.iter().any(|k| !self.jobs[*k].stage.is_finished()) {
-            let taken = self.places();
-            if !self.step() && self.places() == taken {
+            if self.step() == Stepped::Idle {
                 self.pass(NEVER);
             }
         }
@@ -443,6 +710,7 @@ impl Model {
             return;
         }
         (self.jobs[k].stage, self.jobs[k].started) = (Stage::Running, Some(self.now));
+        self.stack.push(k);
         let Spec { script, ending, .. } = self.jobs[k].spec.clone();
         let mut obedient = None;
         for act in &script {
@@ -464,6 +732,7 @@ impl Model {
             Ending::Fails => Stage::Failed,
             Ending::Panics => Stage::Panicked,
         };
+        self.stack.pop();
         if !matches!(stage, Stage::Failed | Stage::Panicked) || !self.try_again(k) {
             self.file(k, stage);
         }
@@ -476,6 +745,7 @@ impl Model {
         if self.jobs[k].attempts + 1 >= max || self.end(k).is_some() || due >= self.jobs[k].deadline {
             return false;
         }
+        self.leave(k);
         self.jobs[k].attempts += 1;
         self.jobs[k].started = None;
         if self.phase != Phase::Open {
@@ -484,11 +754,10 @@ impl Model {
             return true;
         }
         self.retried += 1;
+        self.schedule(k, due);
+        // For this time only.
         self.number += 1;
-        (self.jobs[k].stage, self.jobs[k].place) = (Stage::Scheduled, Some((due, self.number)));
-        self.agenda.insert((due, self.number), k);
-        self.alarm = self.alarm.min(due);
-        self.listen(k);
+        self.jobs[k].listens = Some(self.number);
         true
     }
 
@@ -507,21 +776,15 @@ impl Model {
 
     fn submit_child(&mut self, parent: usize, child: &Child) {
         let k = self.add(&child.spec, child.derived.then_some(parent));
-        if self.admit(k).is_none() && !self.push(k) {
-            if child.tries {
-                self.rejected += 1;
-            } else {
-                self.accepted += 1;
-                self.jobs[k].stage = Stage::Queued;
-                self.run(k);
-            }
-        }
+        let no_room = if child.tries { NoRoom::Fails } else { NoRoom::Waits };
+        let other = self.accept(k, no_room, child.share());
         self.jobs[k].held = self.jobs[k].stage != Stage::Outside;
-        while child.waited && self.jobs[k].stage.waits() {
-            self.look(k);
-            match self.jobs[k].stage {
-                Stage::Queued => self.run(k),
-                Stage::Scheduled => self.pass(self.jobs[k].deadline),
+        let awaited = other.unwrap_or(k);
+        while child.waited && self.jobs[awaited].stage.waits() {
+            self.look(awaited);
+            match self.jobs[awaited].stage {
+                Stage::Queued => self.run_inside(awaited),
+                Stage::Scheduled => self.pass(self.jobs[awaited].deadline),
                 _ => {}
             }
         }
@@ -534,11 +797,16 @@ impl Model {
         let scheduled: Vec<usize> = std::mem::take(&mut self.agenda).into_values().collect();
         scheduled.into_iter().for_each(|k| self.hand_back(k));
         if cancel {
-            for (k, _) in std::mem::take(&mut self.levels).into_iter().flatten() {
-                self.hand_back(k);
+            // None of them is to take the place of one that ends.
+            let held = self.all_held();
+            for k in &held {
+                self.jobs[*k].held_back = None;
             }
+            self.keys.clear();
+            let queued = std::mem::take(&mut self.lines).into_iter().flatten().map(|(k, _)| k);
+            held.into_iter().chain(queued).for_each(|k| self.hand_back(k));
         }
-        while self.step() {}
+        while self.step() == Stepped::Ran {}
     }
 
     fn hand_back(&mut self, k: usize) {

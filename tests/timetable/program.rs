@@ -11,6 +11,15 @@ pub(crate) type Time = u64;
 pub(crate) struct Setup {
     pub(crate) capacity: usize,
     pub(crate) default_timeout: Option<Time>,
+    pub(crate) key_limit: usize,
+}
+
+/// What a submission does about others with its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Share {
+    Not,
+    Joins,
+    Replaces,
 }
 
 #[derive(Clone, Debug)]
@@ -21,6 +30,8 @@ pub(crate) struct Spec {
     pub(crate) timeout: Option<Time>,
     /// How often it is started at the most, and how long after a failure.
     pub(crate) retry: Option<(u32, Time)>,
+    pub(crate) key: Option<usize>,
+    pub(crate) key_limit: Option<usize>,
     pub(crate) script: Vec<Act>,
     pub(crate) ending: Ending,
 }
@@ -41,6 +52,14 @@ pub(crate) struct Child {
     pub(crate) derived: bool,
     pub(crate) waited: bool,
     pub(crate) tries: bool,
+    /// If it has a key, and does not try.
+    shares: Share,
+}
+
+impl Child {
+    pub(crate) fn share(&self) -> Share {
+        if self.spec.key.is_some() && !self.tries { self.shares } else { Share::Not }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,6 +75,8 @@ pub(crate) enum Ending {
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
     Submit(Spec),
+    /// Joins or replaces those with its key, which it has.
+    Share(Spec, Share),
     Try(Spec),
     /// In place of the oldest, if the queue is full.
     DropOldest(Spec),
@@ -90,28 +111,42 @@ fn endings() -> impl Strategy<Value = Ending> {
     ]
 }
 
-fn specs(script: impl Strategy<Value = Vec<Act>>) -> impl Strategy<Value = Spec> {
+/// `keyed`: how many of them have keys.
+fn specs(script: impl Strategy<Value = Vec<Act>>, keyed: f64) -> impl Strategy<Value = Spec> {
     let priority = prop_oneof![3 => Just(1_usize), 1 => Just(0), 1 => Just(2)];
     let limits = (option::weighted(0.3, times()), option::weighted(0.3, times()));
     let retry = option::weighted(0.3, (0_u32..4, times()));
-    (priority, limits, retry, script, endings()).prop_map(
-        |(priority, (delay, timeout), retry, script, ending)| Spec {
+    let key = (
+        option::weighted(keyed, prop_oneof![3 => Just(0_usize), 1 => 1_usize..3]),
+        option::weighted(0.2, 0_usize..4),
+    );
+    (priority, limits, retry, key, script, endings()).prop_map(
+        |(priority, (delay, timeout), retry, (key, key_limit), script, ending)| Spec {
             priority,
             delay,
             timeout,
             retry,
+            key,
+            key_limit,
             script,
             ending,
         },
     )
 }
 
-fn scripts() -> impl Strategy<Value = Vec<Act>> {
+fn shares() -> impl Strategy<Value = Share> {
+    prop_oneof![2 => Just(Share::Not), 1 => Just(Share::Joins), 1 => Just(Share::Replaces)]
+}
+
+fn scripts(keyed: f64) -> impl Strategy<Value = Vec<Act>> {
     let leaf =
         vec(prop_oneof![4 => times().prop_map(Act::Sleep), 1 => any::<usize>().prop_map(Act::Cancel)], 0..3);
-    leaf.prop_recursive(2, 6, 2, |inner| {
-        let child = (specs(inner), any::<bool>(), any::<bool>(), any::<bool>())
-            .prop_map(|(spec, derived, waited, tries)| Act::Submit(Child { spec, derived, waited, tries }));
+    leaf.prop_recursive(2, 6, 2, move |inner| {
+        let child = (specs(inner, keyed), any::<bool>(), any::<bool>(), any::<bool>(), shares()).prop_map(
+            |(spec, derived, waited, tries, shares)| {
+                Act::Submit(Child { spec, derived, waited, tries, shares })
+            },
+        );
         let act = prop_oneof![
             2 => times().prop_map(Act::Sleep),
             3 => child,
@@ -122,13 +157,20 @@ fn scripts() -> impl Strategy<Value = Vec<Act>> {
 }
 
 pub(crate) fn programs() -> impl Strategy<Value = (Setup, Program)> {
-    let setup = (prop_oneof![1_usize..4, Just(100)], option::weighted(0.2, times()))
-        .prop_map(|(capacity, default_timeout)| Setup { capacity, default_timeout });
-    let job = || specs(scripts());
+    prop_oneof![programs_of(0.2), programs_of(0.9)]
+}
+
+fn programs_of(keyed: f64) -> impl Strategy<Value = (Setup, Program)> {
+    let setup = (prop_oneof![1_usize..4, Just(100)], option::weighted(0.2, times()), 1_usize..3)
+        .prop_map(|(capacity, default_timeout, key_limit)| Setup { capacity, default_timeout, key_limit });
+    let job = || specs(scripts(keyed), keyed);
     let step = prop_oneof![
         6 => job().prop_map(Step::Submit),
+        2 => (job(), 0_usize..3, shares()).prop_map(|(spec, key, shares)| {
+            Step::Share(Spec { key: Some(key), ..spec }, shares)
+        }),
         4 => job().prop_map(Step::Try),
-        2 => job().prop_map(Step::DropOldest),
+        4 => job().prop_map(Step::DropOldest),
         1 => vec(job(), 0..5).prop_map(Step::SubmitAll),
         1 => vec(job(), 0..4).prop_map(Step::Set),
         2 => any::<usize>().prop_map(Step::Cancel),

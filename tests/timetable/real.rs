@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use workpath::{
-    Context, Delegator, Error, Job, JobHandle, JobId, JobState, Manual, Overflow, Priority, Retry,
+    Coalesced, Context, Delegator, Error, Job, JobHandle, JobId, JobState, Manual, Overflow, Priority, Retry,
     RetryBudget, Shutdown, SubmitError, Submitter,
 };
 
-use crate::model::{Model, Stage};
-use crate::program::{Act, Child, Ending, Program, Setup, Spec, Step, Time};
+use crate::model::{Model, Stage, Stepped};
+use crate::program::{Act, Child, Ending, Program, Setup, Share, Spec, Step, Time};
 
 macro_rules! ensure {
     ($holds:expr, $($what:tt)+) => {
@@ -33,11 +33,15 @@ pub(crate) fn hush() {
 /// A job that was made, with its handle if it was accepted.
 type Entry = (JobId, Option<JobHandle>);
 
+const KEYS: [&str; 3] = ["one", "two", "three"];
+
 /// All jobs that were ever made, in the order of their submission.
 #[derive(Clone)]
 struct Made {
     submitter: Submitter,
     jobs: Arc<Mutex<Vec<Entry>>>,
+    /// Jobs that were not submitted, and the jobs that they joined.
+    joined: Arc<Mutex<Vec<(usize, JobId)>>>,
 }
 
 impl Made {
@@ -47,14 +51,40 @@ impl Made {
 
     /// Keeps a place before the submission, for a job may run inside it and submit others.
     fn submit(&self, job: Job, how: impl FnOnce(Job) -> Result<JobHandle, SubmitError>) -> Option<JobHandle> {
+        self.submit_or_join(job, |job| how(job).map(Coalesced::Submitted))
+    }
+
+    fn submit_or_join(
+        &self,
+        job: Job,
+        how: impl FnOnce(Job) -> Result<Coalesced, SubmitError>,
+    ) -> Option<JobHandle> {
         let number = {
             let mut jobs = self.lock();
             jobs.push((job.id(), None));
             jobs.len() - 1
         };
-        let handle = how(job).ok();
-        self.lock()[number].1.clone_from(&handle);
-        handle
+        match how(job).ok()? {
+            Coalesced::Submitted(handle) => {
+                self.lock()[number].1 = Some(handle.clone());
+                Some(handle)
+            }
+            Coalesced::Joined(other) => {
+                let mut joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+                joined.push((number, other.id()));
+                Some(other)
+            }
+        }
+    }
+
+    /// In whichever way the key says.
+    fn submit_sharing(&self, spec: &Spec, job: Job, share: Share) -> Option<JobHandle> {
+        let key = spec.key.map_or("", |key| KEYS[key]);
+        self.submit_or_join(job, |job| match share {
+            Share::Not => self.submitter.submit(job).map(Coalesced::Submitted),
+            Share::Joins => self.submitter.coalesce(key, job),
+            Share::Replaces => self.submitter.supersede(key, job).map(Coalesced::Submitted),
+        })
     }
 
     fn cancel(&self, which: usize) {
@@ -79,6 +109,12 @@ impl Made {
         }
         if let Some((attempts, delay)) = spec.retry {
             job = job.with_retry(Retry::fixed(Duration::from_millis(delay)).max_attempts(attempts));
+        }
+        if let Some(key) = spec.key {
+            job = job.with_key(KEYS[key]);
+        }
+        if let Some(limit) = spec.key_limit {
+            job = job.with_key_limit(limit);
         }
         job
     }
@@ -109,10 +145,14 @@ impl Made {
         if child.derived {
             job = job.with_context(ctx);
         }
-        let handle = self.submit(job, |job| {
-            if child.tries { self.submitter.try_submit(job) } else { self.submitter.submit(job) }
-        });
-        if let Some(handle) = handle.filter(|_| child.waited) {
+        let handle = if child.tries {
+            self.submit(job, |job| self.submitter.try_submit(job))
+        } else {
+            self.submit_sharing(&child.spec, job, child.share())
+        };
+        // One that it has joined and that runs is below it: that would wait for itself.
+        let waited = |handle: &JobHandle| child.waited && handle.state() != JobState::Running;
+        if let Some(handle) = handle.filter(waited) {
             handle.wait();
         }
     }
@@ -126,13 +166,15 @@ struct Real {
 }
 
 pub(crate) fn run(setup: &Setup, program: &Program) -> Result<(), String> {
-    let mut builder =
-        Delegator::builder().queue_capacity(setup.capacity).retry_budget(RetryBudget::unlimited());
+    let mut builder = Delegator::builder()
+        .queue_capacity(setup.capacity)
+        .retry_budget(RetryBudget::unlimited())
+        .key_limit(setup.key_limit);
     if let Some(timeout) = setup.default_timeout {
         builder = builder.default_timeout(Duration::from_millis(timeout));
     }
     let delegator = builder.manual().map_err(|error| error.to_string())?;
-    let made = Made { submitter: delegator.submitter(), jobs: Arc::default() };
+    let made = Made { submitter: delegator.submitter(), jobs: Arc::default(), joined: Arc::default() };
     let start = delegator.now();
     let mut real = Real { delegator, made, start, model: Model::new(setup) };
     for (number, step) in program.steps.iter().enumerate() {
@@ -148,8 +190,12 @@ impl Real {
         let pick = |which: usize| which.checked_rem(model.jobs.len());
         match step {
             Step::Submit(spec) => {
-                model.submit(spec);
+                model.submit(spec, Share::Not);
                 made.submit(made.job(spec), |job| self.delegator.submit(job));
+            }
+            Step::Share(spec, share) => {
+                model.submit(spec, *share);
+                made.submit_sharing(spec, made.job(spec), *share);
             }
             Step::Try(spec) => {
                 model.try_submit(spec);
@@ -215,11 +261,11 @@ impl Real {
                 }
             }
             Step::RunOne => {
-                let (ran, expected) = (self.delegator.step(), model.step());
+                let (ran, expected) = (self.delegator.step(), model.step() == Stepped::Ran);
                 ensure!(ran == expected, "ran a job: {ran}");
             }
             Step::RunUntilIdle => {
-                let expected = std::iter::from_fn(|| model.step().then_some(())).count();
+                let expected = std::iter::from_fn(|| (model.step() == Stepped::Ran).then_some(())).count();
                 let ran = self.delegator.run_until_idle();
                 ensure!(ran == expected, "ran {ran} jobs instead of {expected}");
             }
@@ -276,9 +322,16 @@ impl Real {
         let places = [stats.places.low, stats.places.normal, stats.places.high];
         ensure!(places == model.places(), "{places:?} taken instead of {:?}", model.places());
 
+        let keys = model.keys_in_use();
+        ensure!(stats.keys == keys, "{} keys in use instead of {keys}", stats.keys);
+
         let records = self.delegator.registry().records();
         let made = self.made.lock();
         let number = |id: JobId| made.iter().position(|(made, _)| *made == id);
+        let joined = self.made.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        let joined: Vec<_> = joined.iter().map(|(k, other)| (*k, number(*other))).collect();
+        let expected: Vec<_> = model.joined.iter().map(|(k, other)| (*k, Some(*other))).collect();
+        ensure!(joined == expected, "jobs have joined others: {joined:?} instead of {expected:?}");
         let order: Vec<_> = records.iter().map(|record| number(record.id())).collect();
         let expected: Vec<_> = model.filed.iter().copied().map(Some).collect();
         ensure!(order == expected, "jobs ended in the order {order:?} instead of {expected:?}");
