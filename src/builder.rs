@@ -95,7 +95,8 @@ impl Builder {
     }
 
     /// How many jobs may wait for a worker, of each [priority](crate::Priority). With zero, a job is accepted only when a
-    /// worker is free to take it. The memory for the queue, two words a place, is taken by [`build`](Builder::build); that for
+    /// worker is free to take it. [Scheduled](crate::Job::with_delay) jobs come on top: when they are due, they are queued
+    /// also where there is no room. The memory for the queue, two words a place, is taken by [`build`](Builder::build); that for
     /// jobs of high and low priority when there are some.
     ///
     /// # Examples

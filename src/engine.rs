@@ -268,11 +268,8 @@ impl Engine {
             }
             while released < RELEASED {
                 let Some(tick) = agenda.pop_due_tick(now) else { break };
-                pushed.extend(self.push_due(Arc::new(Task::new(
-                    Job::of_tick(tick),
-                    false,
-                    Weak::clone(&self.weak),
-                ))));
+                let task = Task::new(Job::of_tick(tick), false, Weak::clone(&self.weak));
+                pushed.extend(self.push_due(Arc::new(task)));
                 released += 1;
             }
             let next = agenda.next_due(now, wall_now);
@@ -353,8 +350,8 @@ impl Engine {
         None
     }
 
-    /// Puts a task in the queue, at its level, or holds it back for its key. `force`: also where there is no
-    /// room, unless it is of the level of the channel.
+    /// Puts a task in the queue, at its level, or holds it back for its key. `force`: also where there is no room,
+    /// unless it is of the level of the channel.
     pub(crate) fn push_at(
         &self,
         level: Level,

@@ -54,7 +54,8 @@ pub struct Stats {
     /// How many [keys](crate::Job::with_key) have jobs that are queued or run.
     pub keys: usize,
     /// The places that jobs take in the queue, by their priority. A job that ends there keeps its place until a worker has
-    /// skipped it, so together they may be more than `queued`.
+    /// skipped it, so together they may be more than `queued`; and one that was [scheduled](crate::Job::with_delay) is queued also
+    /// where all places are taken, so they may be more than there are.
     pub places: Places,
 }
 

@@ -671,15 +671,11 @@ fn drop_oldest(
             None if engine.queue.holds_any() => {}
             None => return Err(give_back(engine, task, handle, SubmitError::Full)),
         }
-        engine.registry.begin_submission();
         // One is enough, also where more are due than there are places.
-        match engine.push_at(level, task, None, gives_way) {
+        match push(engine, task, level, None, gives_way) {
             Ok(()) => return confirm(engine, handle),
             // Somebody else has taken the place.
-            Err(back) => {
-                engine.registry.refuse_submission();
-                task = back;
-            }
+            Err(back) => task = back,
         }
     }
 }
