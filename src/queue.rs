@@ -42,6 +42,10 @@ use crate::sync::{
 const SPINS: u32 = sync::looks(48);
 const YIELDS: u32 = sync::looks(40);
 
+/// For how many turns a worker that has found the queue empty leaves it alone before it looks again. Each look takes the
+/// submitter's cache line away; a submitter that is slower than the workers would pay for that with every job.
+const REST: u32 = sync::looks(14);
+
 /// What the queue accepts and serves. It only ever goes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -386,6 +390,8 @@ impl<T> Queue<T> {
         let mut yields = YIELDS;
         if self.sleepers.searching.fetch_add(1, Ordering::SeqCst) >= self.searchers {
             (spins, yields) = (0, 0);
+        } else {
+            (0..REST).for_each(|_| spin_loop());
         }
         loop {
             for look in 0..spins + yields {
