@@ -36,7 +36,7 @@ impl Server {
         let folder = std::env::temp_dir().join(format!("workpath-redis-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
         match Server::spawn(&folder, port, &options) {
             Ok(process) => {
@@ -116,6 +116,12 @@ impl Drop for Server {
         let _ = self.process.wait();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+/// A node of a cluster takes the one 10,000 above it as well.
+fn free_port() -> u16 {
+    let any = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    std::iter::repeat_with(any).find(|port| *port < 55_000).unwrap()
 }
 
 fn signal(process: &Child, signal: &str) {
@@ -885,5 +891,128 @@ fn a_server_that_is_killed_and_comes_back_has_everything() {
         assert!(server.results(&twice).keys().all(|count| (1..=2).contains(count)));
         eventually("nothing is left", || counts(&queue) == (0, 0, 0, 0));
         workers.into_iter().for_each(|worker| drop(end(worker)));
+    });
+}
+
+/// Certificates for loopback: of an authority that nobody knows, and of a server, signed by it. Nothing where there is no
+/// `openssl`.
+#[cfg(feature = "redis-tls")]
+fn certificates(folder: &std::path::Path) -> Option<()> {
+    let sign = |what: &[&str]| {
+        let arguments = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+        let output = Command::new("openssl").args(arguments).args(what).current_dir(folder).output();
+        let output =
+            output.inspect_err(|error| eprintln!("SKIPPED, since there is no openssl: {error}")).ok()?;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Some(())
+    };
+    sign(&["-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority"])?;
+    let by = ["-CA", "ca.pem", "-CAkey", "ca.key", "-keyout", "server.key", "-out", "server.pem"];
+    let of = ["-subj", "/CN=server", "-addext", "subjectAltName=IP:127.0.0.1"];
+    sign(&[&by[..], &of, &["-addext", "basicConstraints=critical,CA:FALSE"]].concat())
+}
+
+#[test]
+#[cfg(feature = "redis-tls")]
+fn over_tls_the_server_must_show_that_it_is_the_one() {
+    within(LONG, || {
+        let Some(mut server) = Server::start("tls", &[]) else { return };
+        let Some(()) = certificates(&server.folder) else { return };
+        server.kill();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let options =
+            ["--tls-port", &port.to_string(), "--tls-auth-clients", "no", "--requirepass", "sesame"];
+        let files =
+            ["--tls-cert-file", "server.pem", "--tls-key-file", "server.key", "--tls-ca-cert-file", "ca.pem"];
+        server.options = options.iter().chain(&files).map(|&option| option.to_owned()).collect();
+        server.restart();
+        let url = format!("rediss://:sesame@127.0.0.1:{port}");
+        eventually("the server talks TLS", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+
+        let error = RedisQueue::connect(&url, "q").unwrap_err();
+        assert_eq!(error.kind(), QueueErrorKind::Denied, "{error}");
+        let text = error.to_string();
+        assert!(text.contains("certificate") && text.contains(&port.to_string()), "{text}");
+        assert!(!text.contains("sesame"), "{text}");
+        // Whom to trust is read from the environment, once.
+        let worker = |url: &str| {
+            Command::new(std::env::current_exe().unwrap())
+                .args(["who_trusts_the_authority", "--exact", "--ignored", "--nocapture"])
+                .env("WORKPATH_REDIS", url)
+                .env("SSL_CERT_FILE", server.folder.join("ca.pem"))
+                .output()
+                .unwrap()
+        };
+        let output = worker(&url);
+        assert!(output.status.success(), "{output:?}");
+        let output = worker(&url.replace("127.0.0.1", "localhost"));
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("certificate") && !output.status.success(), "it has another name: {output:?}");
+    });
+}
+
+#[test]
+#[cfg(feature = "redis-tls")]
+#[ignore = "what another test starts"]
+fn who_trusts_the_authority() {
+    let Some(url) = std::env::var_os("WORKPATH_REDIS") else { return };
+    let queue = RedisQueue::connect(url.to_str().unwrap(), "q").unwrap_or_else(|error| {
+        println!("{error}");
+        std::process::exit(1)
+    });
+    let catalog = Catalog::new().with("echo", |_, order| Ok(order.payload().to_vec()));
+    let delegator = Delegator::builder().workers(2).build().unwrap();
+    let serving = delegator.serve(&queue, &catalog, Serve::options()).unwrap();
+    for size in [0, 1, 1 << 20] {
+        let payload = vec![7; size];
+        let id = queue.enqueue(Order::new("echo").with_payload(payload.clone())).unwrap();
+        assert_eq!(queue.result(id, PATIENCE).unwrap(), Some(Ok(payload)));
+    }
+    // It waits on one connection and is woken on another.
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(serving.stop(Shutdown::drain()).completed, 0);
+}
+
+#[test]
+fn a_cluster_is_asked_where_the_queue_is_and_nowhere_else() {
+    within(LONG, || {
+        let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "5000"];
+        let Some(one) = Server::start("node-1", &options) else { return };
+        let Some(other) = Server::start("node-2", &options) else { return };
+        for (server, from, to) in [(&one, 0, 8192), (&other, 8192, 16384)] {
+            let slots: Vec<String> = (from..to).map(|slot: u16| slot.to_string()).collect();
+            let add: Vec<&str> =
+                ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots.iter().map(|slot| &**slot)).collect();
+            server.run::<redis::Value>(&add);
+        }
+        one.run::<redis::Value>(&["CLUSTER", "MEET", "127.0.0.1", &other.port.to_string()]);
+        eventually("they know each other", || {
+            let is_whole = |server: &Server| {
+                let info: String = server.run(&["CLUSTER", "INFO"]);
+                info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:2")
+            };
+            is_whole(&one) && is_whole(&other)
+        });
+        let slot: u16 = one.run(&["CLUSTER", "KEYSLOT", "wp:{q}:i"]);
+        let (here, there) = if slot < 8192 { (&one, &other) } else { (&other, &one) };
+        let error = RedisQueue::connect(&there.url(), "q").unwrap_err();
+        assert_eq!(error.kind(), QueueErrorKind::Invalid, "{error}");
+        assert!(error.to_string().contains(&here.port.to_string()), "it says where: {error}");
+
+        let queue = here.queue();
+        let catalog = Catalog::new().with("work", |_, _| Ok(vec![1])).with("fail", |_, _| Err("no".into()));
+        let delegator = Delegator::builder().workers(2).build().unwrap();
+        let serving = delegator.serve(&queue, &catalog, Serve::options()).unwrap();
+        let ids: Vec<_> = (0..300).map(|_| queue.enqueue(Order::new("work")).unwrap()).collect();
+        await_all(&queue, &ids);
+        let delayed = Order::new("work").with_delay(Duration::from_millis(5)).with_unique_key("k");
+        await_all(&queue, &[queue.enqueue(delayed).unwrap()]);
+        let dead = queue.enqueue(Order::new("fail").with_attempts(1)).unwrap();
+        assert!(matches!(queue.result(dead, PATIENCE).unwrap(), Some(Err(_))));
+        assert!(queue.requeue(dead).unwrap());
+        assert!(matches!(queue.result(dead, PATIENCE).unwrap(), Some(Err(_))));
+        assert!(!queue.cancel(dead).unwrap());
+        serving.stop(Shutdown::drain());
+        assert_eq!(counts(&queue), (0, 0, 0, 1));
     });
 }

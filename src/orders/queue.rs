@@ -409,7 +409,7 @@ pub enum QueueErrorKind {
     UnknownOperation,
     /// The store does not answer, or not in time. It may help to try again later.
     Unavailable,
-    /// The store refuses: a wrong password, a folder that cannot be written to.
+    /// The store refuses: a wrong password, a folder that cannot be written to; or its certificate is not to be trusted.
     Denied,
     /// The store has something in it that this crate did not put there.
     Corrupt,

@@ -205,6 +205,10 @@ impl Server {
             | ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::CrossSlot) => {
                 QueueErrorKind::Invalid
             }
+            // It does not help to try again.
+            ErrorKind::Io if error.to_string().to_lowercase().contains("certificate") => {
+                QueueErrorKind::Denied
+            }
             ErrorKind::Io
             | ErrorKind::Server(
                 ServerErrorKind::BusyLoading
