@@ -226,6 +226,33 @@ fn a_lapsed_lease_goes_to_the_next_who_asks_alone() {
 }
 
 #[test]
+fn a_look_that_leaves_something_calls_the_next_and_no_other_does() {
+    let Some(server) = Server::start("leaves", &[]) else { return };
+    let queue = server.queue();
+    let calls = || server.run::<usize>(&["LLEN", "wp:{q}:n"]);
+    let forget_calls = || server.run::<redis::Value>(&["DEL", "wp:{q}:n"]);
+    for priority in [Priority::High, Priority::Normal, Priority::Low] {
+        queue.enqueue(Order::new("work").with_priority(priority)).unwrap();
+    }
+    for left in [2, 1, 0] {
+        forget_calls();
+        lease_one(&queue, LEASE);
+        assert_eq!(calls(), left.min(1), "{left} are left");
+    }
+    // What is on its last chance goes out alone, whatever else there is.
+    let lapsed = queue.enqueue(Order::new("work")).unwrap();
+    queue.lease(1, Duration::from_millis(1), PATIENCE).unwrap();
+    std::thread::sleep(Duration::from_millis(5));
+    let new = queue.enqueue(Order::new("work")).unwrap();
+    forget_calls();
+    let other = server.queue();
+    let alone = other.lease(9, LEASE, PATIENCE).unwrap();
+    assert_eq!(alone.iter().map(|lease| lease.order.id()).collect::<Vec<_>>(), [lapsed]);
+    assert_eq!(calls(), 1);
+    assert_eq!(lease_one(&other, LEASE).order.id(), new);
+}
+
+#[test]
 fn what_is_handed_back_is_new_and_goes_out_at_once() {
     let Some(server) = Server::start("back", &[]) else { return };
     let (one, two) = (server.queue(), server.queue());

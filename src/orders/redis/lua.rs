@@ -121,7 +121,7 @@ if waiting then wake() end
 return answers
 ";
 
-/// Consumer, how many, lease, 1 to look for leases that have ended. How long it is until more is due (or -1); what was
+/// Consumer, how many, lease, 1 to look for leases that have ended. How long it is until there is more (or -1); what was
 /// leased before, for each: id, rank, entry, count of deliveries as the group has it, failures, deliveries, cancelled, order; then
 /// for each priority what is new, for each: id, entry, failures, order.
 ///
@@ -199,9 +199,10 @@ if ARGV[4] == '1' or call('EXISTS', BACK) == 1 then
   if more then call('SET', BACK, 1) else call('DEL', BACK) end
 end
 
+local rest = alone
 for p = 0, 2 do
   local s, out, size = S[p + 1], new[p + 1], 0
-  if alone or got >= max then break end
+  if rest then break end
   if call('XLEN', s) > 0 then
     local last
     for _, info in ipairs(call('XINFO', 'GROUPS', s)) do
@@ -210,8 +211,11 @@ for p = 0, 2 do
       if group.name == 'w' then last = group['last-delivered-id'] end
     end
     if not last then return redis.error_reply('NOGROUP there is no group') end
-    local entries = call('XRANGE', s, '(' .. last, '+', 'COUNT', max - got)
+    local entries = call('XRANGE', s, '(' .. last, '+', 'COUNT', max - got + 1)
     local count = #entries
+    if count > max - got then
+      count, rest = count - 1, true
+    end
     if count > 0 then
       local claim, ids = {}, {}
       for at = 1, count do
@@ -237,9 +241,13 @@ for p = 0, 2 do
 end
 
 forget()
-if more or got >= max then wake() end
 local left = -1
-if head[2] then left = math.min(math.max(head[2] - t, 0), 1000000000) end
+if more or rest then
+  wake()
+  left = 0
+elseif head[2] then
+  left = math.min(math.max(head[2] - t, 0), 1000000000)
+end
 return {left, old, new[1], new[2], new[3]}
 ";
 

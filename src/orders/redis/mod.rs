@@ -98,7 +98,7 @@ struct Shared {
     /// When leases were last looked after, and consumers.
     looked: Mutex<Tick>,
     swept: Mutex<Tick>,
-    /// Until when there is nothing to look for, unless the server calls: the last look found no more than it could take.
+    /// Until when there is nothing to look for, unless the server calls: the last look left nothing.
     quiet: Mutex<Tick>,
 }
 
@@ -182,7 +182,7 @@ impl RedisQueue {
     }
 
     /// One look for orders, after waiting for a wake-up for so long. Also whether that was a call of `wake`, and how long it
-    /// is until more is due.
+    /// is until there is more.
     fn look(
         &self,
         max: usize,
@@ -357,8 +357,7 @@ impl OrderQueue for RedisQueue {
             let (leases, is_woken, left) =
                 looked.inspect_err(|_| *self.shared.quiet.lock() = Tick::from_bits(0))?;
             let now = real_now();
-            let quiet = if leases.len() < max { left.min(interval(lease)) } else { Duration::ZERO };
-            *self.shared.quiet.lock() = now.after(quiet);
+            *self.shared.quiet.lock() = now.after(left.min(interval(lease)));
             if !leases.is_empty() || is_woken || give_up <= now {
                 return Ok(leases);
             }
