@@ -57,7 +57,8 @@ copy_to() {
   rm -rf "$1"
   mkdir -p "$1"
   tar -c --exclude=./.git --exclude=./target --exclude=./benches/peers/target --exclude=./benches/queues/target \
-    --exclude=./benches/queues/peers-sqlite/target --exclude=./examples/top/target . | tar -x -C "$1"
+    --exclude=./benches/queues/peers-sqlite/target --exclude=./benches/queues/peers-redis/target \
+    --exclude=./examples/top/target . | tar -x -C "$1"
 }
 
 # limited SECONDS COMMAND...: what hangs is ended, and has failed.
