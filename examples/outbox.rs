@@ -2,9 +2,9 @@
 //!
 //!     cargo run --release --features sqlite --example outbox -- FOLDER QUEUE SUMS
 //!
-//! Kill it with `kill -9` and start it again: what has its line in SUMS is skipped, and so is what waits in QUEUE. An order may
-//! run twice, if the kill comes between its line and its settlement; the line is the same then, so readers do not mind.
-//! `sqlite3 QUEUE 'SELECT * FROM queue'` shows what is left meanwhile.
+//! Kill it with `kill -9` and start it again: what has its line in SUMS is skipped, and so is what waits in QUEUE. An
+//! order may run twice, if the kill comes between its line and its settlement; the line is the same then, so readers do
+//! not mind. `sqlite3 QUEUE 'SELECT * FROM queue'` shows what is left meanwhile.
 
 use std::collections::HashSet;
 use std::fs::{self, File};

@@ -1,5 +1,5 @@
-//! Asks a flaky service, which it serves itself, and tries again as the errors demand: backoff, the time that the service asks
-//! for, no second attempt where there is no hope, and a budget for all.
+//! Asks a flaky service, which it serves itself, and tries again as the errors demand: backoff, the time that the
+//! service asks for, no second attempt where there is no hope, and a budget for all.
 
 #[path = "digest/stop.rs"]
 mod stop;

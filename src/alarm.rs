@@ -22,8 +22,8 @@ impl Alarm {
         alarm
     }
 
-    /// Has the delegator thread look around at this tick, or earlier. What it is to find must be there before the call. Costs
-    /// a load where an earlier alarm is set, and wakes the thread where not.
+    /// Has the delegator thread look around at this tick, or earlier. What it is to find must be there before the call.
+    /// Costs a load where an earlier alarm is set, and wakes the thread where not.
     pub(crate) fn set(&self, at: Tick) {
         if at.bits() < self.at.load(Ordering::SeqCst)
             && at.bits() < self.at.fetch_min(at.bits(), Ordering::SeqCst)

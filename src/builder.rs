@@ -94,10 +94,10 @@ impl Builder {
         self
     }
 
-    /// How many jobs may wait for a worker, of each [priority](crate::Priority). With zero, a job is accepted only when a
-    /// worker is free to take it. [Scheduled](crate::Job::with_delay) jobs come on top: when they are due, they are queued
-    /// also where there is no room. The memory for the queue, two words a place, is taken by [`build`](Builder::build); that for
-    /// jobs of high and low priority when there are some.
+    /// How many jobs may wait for a worker, of each [priority](crate::Priority). With zero, a job is accepted only when
+    /// a worker is free to take it. [Scheduled](crate::Job::with_delay) jobs come on top: when they are due, they are
+    /// queued also where there is no room. The memory for the queue, two words a place, is taken by
+    /// [`build`](Builder::build); that for jobs of high and low priority when there are some.
     ///
     /// # Examples
     ///
@@ -147,15 +147,16 @@ impl Builder {
     /// seconds by default, [`Duration::MAX`] is for ever.
     ///
     /// Such a job is reported once: by a line in the log at `warn` with its name, its id, its worker and its last
-    /// [checkpoint](crate::Context::checkpoint), and as [`Event::Stuck`](crate::Event::Stuck). While it goes on it is in
-    /// [`Stats::stuck`](crate::Stats::stuck), and [`WorkerStatus::stuck`](crate::WorkerStatus::stuck) of its worker is set. Of
-    /// jobs that wait for others which they run inline, each is looked at on its own. An operation that never looks at its
-    /// context, and is done in time, is no concern of this; one without a deadline that nobody cancels never is.
+    /// [checkpoint](crate::Context::checkpoint), and as [`Event::Stuck`](crate::Event::Stuck). While it goes on it is
+    /// in [`Stats::stuck`](crate::Stats::stuck), and [`WorkerStatus::stuck`](crate::WorkerStatus::stuck) of its worker
+    /// is set. Of jobs that wait for others which they run inline, each is looked at on its own. An operation that
+    /// never looks at its context, and is done in time, is no concern of this; one without a deadline that nobody
+    /// cancels never is.
     ///
-    /// Nobody watches a clock: the delegator's thread sleeps until the margin of a running job may be over, so it wakes up
-    /// about once in that time while there are jobs with deadlines. A job with a deadline takes a look at one number in memory
-    /// for it, one without takes nothing; cancelling a context that jobs ran under takes a lock of the process. The line in the
-    /// log is written by a thread of its own, since loggers may hang.
+    /// Nobody watches a clock: the delegator's thread sleeps until the margin of a running job may be over, so it wakes
+    /// up about once in that time while there are jobs with deadlines. A job with a deadline takes a look at one number
+    /// in memory for it, one without takes nothing; cancelling a context that jobs ran under takes a lock of the
+    /// process. The line in the log is written by a thread of its own, since loggers may hang.
     ///
     /// # Examples
     ///
@@ -182,16 +183,16 @@ impl Builder {
         self
     }
 
-    /// How many workers may be replaced while the delegator lives, because a [stuck](Builder::stuck_after) job keeps them: by
-    /// default none. Each report of a stuck job starts a fresh worker then, so that the queue goes on, and
+    /// How many workers may be replaced while the delegator lives, because a [stuck](Builder::stuck_after) job keeps
+    /// them: by default none. Each report of a stuck job starts a fresh worker then, so that the queue goes on, and
     /// [`Event::WorkerReplaced`](crate::Event::WorkerReplaced) tells it.
     ///
-    /// The worker that is kept goes on with its job, whose outcome counts as always, and ends after it; so do the jobs that it
-    /// was in already, if that one ran inside others. If the job comes back at the moment at which its worker is replaced, the
-    /// worker may do one more. A fresh worker has an index and a name of its own, behind those of the others, and
-    /// [`on_worker_start`](Builder::on_worker_start) and [`on_worker_stop`](Builder::on_worker_stop) are called for it too.
-    /// [`Delegator::workers`] shows both while there are both. A thread that the system does not start is a line in the log,
-    /// and another attempt is made for the next job that is stuck.
+    /// The worker that is kept goes on with its job, whose outcome counts as always, and ends after it; so do the jobs
+    /// that it was in already, if that one ran inside others. If the job comes back at the moment at which its worker
+    /// is replaced, the worker may do one more. A fresh worker has an index and a name of its own, behind those of the
+    /// others, and [`on_worker_start`](Builder::on_worker_start) and [`on_worker_stop`](Builder::on_worker_stop) are
+    /// called for it too. [`Delegator::workers`] shows both while there are both. A thread that the system does not
+    /// start is a line in the log, and another attempt is made for the next job that is stuck.
     ///
     /// Costs a kilobyte for each, and nothing for a job. A [`manual`](Builder::manual) delegator replaces nothing.
     ///
@@ -218,9 +219,9 @@ impl Builder {
         self
     }
 
-    /// Records how long jobs wait and run, for [`Delegator::latencies`]. Off by default. It costs each job three counts in
-    /// memory of its worker's own, some 17 KiB a worker, and no lock; a job that never starts takes one. `false` takes back what
-    /// was asked for before, by name too.
+    /// Records how long jobs wait and run, for [`Delegator::latencies`]. Off by default. It costs each job three counts
+    /// in memory of its worker's own, some 17 KiB a worker, and no lock; a job that never starts takes one. `false`
+    /// takes back what was asked for before, by name too.
     ///
     /// # Examples
     ///
@@ -235,8 +236,8 @@ impl Builder {
         self
     }
 
-    /// Refuses a job with a deadline, with [`SubmitError::WouldMissDeadline`](crate::SubmitError::WouldMissDeadline), when it
-    /// would not start in time: when its deadline is nearer than the queue is long. Off by default.
+    /// Refuses a job with a deadline, with [`SubmitError::WouldMissDeadline`](crate::SubmitError::WouldMissDeadline),
+    /// when it would not start in time: when its deadline is nearer than the queue is long. Off by default.
     ///
     /// The queue is taken to last as long as the jobs in it, of the job's [priority](crate::Priority) or higher, at the run
     /// time of late, shared by the workers. The run time of late is the mean over the workers of an average in which each
@@ -374,8 +375,8 @@ impl Builder {
         self
     }
 
-    /// Calls this on each worker's thread after its last job, with the worker's index. A panic in it is logged. A second call
-    /// replaces the function.
+    /// Calls this on each worker's thread after its last job, with the worker's index. A panic in it is logged. A
+    /// second call replaces the function.
     ///
     /// # Examples
     ///

@@ -146,8 +146,8 @@ impl AtWork {
 }
 
 impl Engine {
-    /// `cells` is how many cells of evicted records may wait to be filled again; what does not fit is freed. `workers` is how
-    /// many of the slots have a worker from the beginning.
+    /// `cells` is how many cells of evicted records may wait to be filled again; what does not fit is freed. `workers`
+    /// is how many of the slots have a worker from the beginning.
     pub(crate) fn new(
         queue: Queue<Arc<Task>>,
         cells: usize,

@@ -95,8 +95,8 @@ impl Error {
         }
     }
 
-    /// An error that another attempt would not change: the job ends with it, whatever its [`Retry`](crate::Retry) says. In all
-    /// else it is what [`new`](Error::new) makes.
+    /// An error that another attempt would not change: the job ends with it, whatever its [`Retry`](crate::Retry) says.
+    /// In all else it is what [`new`](Error::new) makes.
     ///
     /// # Examples
     ///
@@ -136,8 +136,8 @@ impl Error {
         Error(Arc::new(Repr::RetryAfter(Box::new((delay, None)))))
     }
 
-    /// The same delay as this error of [`retry_after`](Error::retry_after), with another error as its reason. Any other error
-    /// is replaced by the reason.
+    /// The same delay as this error of [`retry_after`](Error::retry_after), with another error as its reason. Any other
+    /// error is replaced by the reason.
     ///
     /// # Examples
     ///

@@ -151,8 +151,8 @@ impl JobHandle {
         self.noted()?.checkpoint.map(|note| note.seen_by(self.task.wall))
     }
 
-    /// What the job's operation last said with [`Context::progress`](crate::Context::progress), while it runs and afterwards;
-    /// `None` if it has said nothing yet. Costs as [`checkpoint`](JobHandle::checkpoint).
+    /// What the job's operation last said with [`Context::progress`](crate::Context::progress), while it runs and
+    /// afterwards; `None` if it has said nothing yet. Costs as [`checkpoint`](JobHandle::checkpoint).
     ///
     /// # Examples
     ///
@@ -185,9 +185,9 @@ impl JobHandle {
     /// A queued job ends at its deadline or when its context is cancelled, so this returns then, however busy the workers
     /// are. A running job decides itself how fast it stops.
     ///
-    /// Inside a job of the same delegator, a job that is still queued is run by this call, on this thread, so that workers
-    /// which all wait for queued jobs get on. Jobs that wait for each other in a circle, or one for itself, wait for ever, and
-    /// so does a caller who holds a lock that the job wants.
+    /// Inside a job of the same delegator, a job that is still queued is run by this call, on this thread, so that
+    /// workers which all wait for queued jobs get on. Jobs that wait for each other in a circle, or one for itself,
+    /// wait for ever, and so does a caller who holds a lock that the job wants.
     ///
     /// # Examples
     ///
@@ -296,8 +296,9 @@ impl JobHandle {
 
     /// Cancels the job, without a cause.
     ///
-    /// A queued job is `Cancelled` when this returns, and what it captured has been dropped, on this thread. The context of a
-    /// running job is cancelled, and the operation decides. `false` if the job had ended, or its operation had returned.
+    /// A queued job is `Cancelled` when this returns, and what it captured has been dropped, on this thread. The
+    /// context of a running job is cancelled, and the operation decides. `false` if the job had ended, or its operation
+    /// had returned.
     ///
     /// # Examples
     ///

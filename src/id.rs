@@ -16,10 +16,11 @@ const SEQUENCE_BITS: u32 = 22;
 
 /// The identity of a job: a version-7 uuid.
 ///
-/// Ids are in the order in which the jobs of this process were created: a later [`Job::new`](crate::Job::new) gives a greater
-/// one, also when the wall clock is set back. No two jobs of a process share one. Processes are told apart by the millisecond
-/// and by 52 random bits, which each draws once, from the source that seeds the standard library's hash maps; making an id
-/// takes no system call. Only a process that was forked from another without an `exec` may have the same bits.
+/// Ids are in the order in which the jobs of this process were created: a later [`Job::new`](crate::Job::new) gives a
+/// greater one, also when the wall clock is set back. No two jobs of a process share one. Processes are told apart by
+/// the millisecond and by 52 random bits, which each draws once, from the source that seeds the standard library's hash
+/// maps; making an id takes no system call. Only a process that was forked from another without an `exec` may have the
+/// same bits.
 ///
 /// # Examples
 ///

@@ -238,8 +238,8 @@ impl Job {
     }
 
     /// Has the job start no earlier than this long after its submission. Until then it is
-    /// [`Scheduled`](crate::JobState::Scheduled): it takes no place in the queue and no worker. Its deadline and a cancel end
-    /// it all the same; a default timeout counts from when it is due. Of several calls of this and
+    /// [`Scheduled`](crate::JobState::Scheduled): it takes no place in the queue and no worker. Its deadline and a
+    /// cancel end it all the same; a default timeout counts from when it is due. Of several calls of this and
     /// [`not_before`](Job::not_before) the last counts. [`Duration::MAX`] is never.
     ///
     /// When it is due it is queued behind what is queued already, also where there is no room: those who wait for room come
@@ -266,9 +266,10 @@ impl Job {
     /// Has the job start no earlier than at this time, an [`Instant`] or a [`SystemTime`]: see
     /// [`with_delay`](Job::with_delay). A time that has passed changes nothing.
     ///
-    /// A `SystemTime` is a time of the wall clock, also when somebody sets that meanwhile: for as long as a job waits for one,
-    /// the delegator thread looks at the wall clock every 30 seconds, so after a step forward the job is late by that much at
-    /// the most. A default timeout counts from when the job was going to be due by the clock at its submission.
+    /// A `SystemTime` is a time of the wall clock, also when somebody sets that meanwhile: for as long as a job waits
+    /// for one, the delegator thread looks at the wall clock every 30 seconds, so after a step forward the job is late
+    /// by that much at the most. A default timeout counts from when the job was going to be due by the clock at its
+    /// submission.
     ///
     /// # Examples
     ///

@@ -252,8 +252,9 @@
 //! # Handles and records
 //!
 //! A [`JobHandle`] waits ([`wait`](JobHandle::wait), with a timeout, with a deadline, not at all, or as one arm of a
-//! `select!` through [`done`](JobHandle::done)), tells the state, and cancels. Waiting gives a [`JobRecord`]: state, payload
-//! or error, the three times and the durations between them, and the worker. [`join`](JobHandle::join) gives just the result.
+//! `select!` through [`done`](JobHandle::done)), tells the state, and cancels. Waiting gives a [`JobRecord`]: state,
+//! payload or error, the three times and the durations between them, and the worker. [`join`](JobHandle::join) gives
+//! just the result.
 //!
 //! A job is finished in a fixed order: what it captured is dropped, its record is in the registry, the numbers count it, and
 //! only then does anybody who waits hear of it.
@@ -306,9 +307,9 @@
 //!
 //! # Jobs inside jobs
 //!
-//! An operation may submit jobs to its own delegator and wait for them, to any depth, even on one worker: to wait for a job
-//! that is still queued runs it, on the thread that waits, and to submit to a full queue runs the job instead of queueing it.
-//! The forms with a time limit run nothing; on the only worker they can only time out.
+//! An operation may submit jobs to its own delegator and wait for them, to any depth, even on one worker: to wait for a
+//! job that is still queued runs it, on the thread that waits, and to submit to a full queue runs the job instead of
+//! queueing it. The forms with a time limit run nothing; on the only worker they can only time out.
 //!
 //! Three consequences. A job must not wait for one that waits for it, nor hold a lock, over a `submit` or a `wait`, that the
 //! other job wants. Depth costs stack, as recursion does. And a wait does not end with the context of the job that waits:
@@ -412,8 +413,8 @@
 //! # Inside a running job
 //!
 //! An operation that calls [`Context::checkpoint`] where it would call `check` leaves word where it is, and with
-//! [`Context::progress`] how far. [`Delegator::workers`] shows it for every worker, a [`JobHandle`] for its job, and the record
-//! keeps it. A job that is late or cancelled says it in its error.
+//! [`Context::progress`] how far. [`Delegator::workers`] shows it for every worker, a [`JobHandle`] for its job, and
+//! the record keeps it. A job that is late or cancelled says it in its error.
 //!
 //! ```
 //! use std::time::Duration;
@@ -467,8 +468,9 @@
 //!
 //! # Events
 //!
-//! [`Delegator::subscribe`] gives a receiver of [`Event`]s: what was submitted, refused, started and finished, and that a
-//! shutdown has begun. Nobody waits for a subscriber: events that find its channel full are counted, and it is told how many.
+//! [`Delegator::subscribe`] gives a receiver of [`Event`]s: what was submitted, refused, started and finished, and that
+//! a shutdown has begun. Nobody waits for a subscriber: events that find its channel full are counted, and it is told
+//! how many.
 //!
 //! ```
 //! use workpath::{Delegator, Event, Job, Shutdown};
@@ -490,9 +492,9 @@
 //! # Logging
 //!
 //! One line per finished job goes to the [`log`] crate's facade, under the target `workpath`: at `debug` for one that
-//! completed in time; at `warn` for one that failed, was cancelled, timed out or overran its deadline; at `error` for a panic.
-//! The line names worker, job, state, run time, round-trip time and error, and never shows the payload. It is written by the
-//! thread that ends the job, so a slow logger makes slow workers.
+//! completed in time; at `warn` for one that failed, was cancelled, timed out or overran its deadline; at `error` for a
+//! panic. The line names worker, job, state, run time, round-trip time and error, and never shows the payload. It is
+//! written by the thread that ends the job, so a slow logger makes slow workers.
 //!
 //! With the feature `kv`, a line about a job has key-values for loggers that take them: `job_id`, `job_name`, `state`,
 //! `queue_ns`, `run_ns` and `round_trip_ns`; where they apply, `worker`, `overrun_ns` and `error`; and for a cancelled job
@@ -547,8 +549,8 @@
 //! ```
 //!
 //! [`Delegator::every`] submits a job again and again, at a fixed rate or with a fixed delay after each, until its
-//! [`Periodic`] is stopped or the delegator shut down. What happens to ticks that nobody had time for, or that come while the
-//! job before still runs, is a choice: see [`Missed`] and [`Overlap`]. They are counted.
+//! [`Periodic`] is stopped or the delegator shut down. What happens to ticks that nobody had time for, or that come
+//! while the job before still runs, is a choice: see [`Missed`] and [`Overlap`]. They are counted.
 //!
 //! ```
 //! use std::time::Duration;
@@ -567,11 +569,11 @@
 //!
 //! # Retries
 //!
-//! [`Job::with_retry`] has a job tried again when it fails or panics, after a wait that takes no worker: fixed, growing evenly
-//! or doubling, with a limit, by chance, and only after the errors that are worth it. The operation can say by itself that
-//! another attempt is of no use ([`Error::permanent`]) or when it is ([`Error::retry_after`]). No retry starts after the
-//! job's deadline, and a [`RetryBudget`] of the delegator keeps retries from becoming a storm. The job has one handle and one
-//! outcome; its record has the errors of all [attempts](JobRecord::earlier_attempts).
+//! [`Job::with_retry`] has a job tried again when it fails or panics, after a wait that takes no worker: fixed, growing
+//! evenly or doubling, with a limit, by chance, and only after the errors that are worth it. The operation can say by
+//! itself that another attempt is of no use ([`Error::permanent`]) or when it is ([`Error::retry_after`]). No retry
+//! starts after the job's deadline, and a [`RetryBudget`] of the delegator keeps retries from becoming a storm. The job
+//! has one handle and one outcome; its record has the errors of all [attempts](JobRecord::earlier_attempts).
 //!
 //! ```
 //! use std::time::Duration;
@@ -598,8 +600,9 @@
 //!
 //! # Tests and time
 //!
-//! [`Delegator::manual`] makes a delegator for tests: no threads, and a clock that stands still until the test turns it. Jobs,
-//! deadlines and sleeps take place on the thread of the test, in an order that never changes, and hours take no time.
+//! [`Delegator::manual`] makes a delegator for tests: no threads, and a clock that stands still until the test turns
+//! it. Jobs, deadlines and sleeps take place on the thread of the test, in an order that never changes, and hours take
+//! no time.
 //!
 //! ```
 //! use std::time::Duration;
@@ -617,27 +620,27 @@
 //!
 //! # Beyond one process
 //!
-//! With the feature `orders`, a job can be data: an `Order` names an operation of a `Catalog` and carries bytes. It runs
-//! like any other job, here (`catalog.job(&order)`) or by way of an `OrderQueue` that a delegator serves: a `MemoryQueue`, or
-//! with the feature `sqlite` a `SqliteQueue`, which survives a `kill -9`, or with the feature `redis` a `RedisQueue`, which many
-//! machines share. Failures are tried again, what cannot be done becomes
-//! a dead letter, and the leases of a process that dies pass to the next. Every order runs at least once and is settled at most once,
-//! so operations must bear a repetition; the order's id tells them. The feature `sqlite` needs a C compiler and Rust 1.89,
+//! With the feature `orders`, a job can be data: an `Order` names an operation of a `Catalog` and carries bytes. It
+//! runs like any other job, here (`catalog.job(&order)`) or by way of an `OrderQueue` that a delegator serves: a
+//! `MemoryQueue`, or with the feature `sqlite` a `SqliteQueue`, which survives a `kill -9`, or with the feature `redis`
+//! a `RedisQueue`, which many machines share. Failures are tried again, what cannot be done becomes a dead letter, and
+//! the leases of a process that dies pass to the next. Every order runs at least once and is settled at most once, so
+//! operations must bear a repetition; the order's id tells them. The feature `sqlite` needs a C compiler and Rust 1.89,
 //! the feature `redis` Rust 1.88; `redis-tls` adds `rediss://` addresses.
 //!
 #![cfg_attr(feature = "orders", doc = "See [`OrderQueue`] and [`Delegator::serve`].")]
 //!
 //! # Threads and cost
 //!
-//! A delegator has its workers, named `workpath-0` and so on, and a thread of its own, `workpath-d`, that starts and joins
-//! them. A process has one more thread for all delegators, `workpath-timer`, from the first time that somebody listens to a
-//! deadline with `done` or `on_done`. Idle threads are blocked: they do not wake up to look.
-//! That a job is stuck is noticed by `workpath-d`, which sleeps until the margin of a job with a deadline is over, and logged by
-//! a thread that lives as long as that takes, `workpath-log`.
+//! A delegator has its workers, named `workpath-0` and so on, and a thread of its own, `workpath-d`, that starts and
+//! joins them. A process has one more thread for all delegators, `workpath-timer`, from the first time that somebody
+//! listens to a deadline with `done` or `on_done`. Idle threads are blocked: they do not wake up to look. That a job is
+//! stuck is noticed by `workpath-d`, which sleeps until the margin of a job with a deadline is over, and logged by a
+//! thread that lives as long as that takes, `workpath-log`.
 //!
 //! Workers that run out of work, and threads that wait for a job, poll for some microseconds before they sleep, since a
-//! sleep and a wake-up cost more than most jobs take. Times come from the monotonic clock, with one reading of the wall clock
-//! per second at the most for display; on Linux, the time that the machine is suspended does not count.
+//! sleep and a wake-up cost more than most jobs take. Times come from the monotonic clock, with one reading of the wall
+//! clock per second at the most for display; on Linux, the time that the machine is suspended does not count.
 //!
 //! ```
 //! use workpath::Delegator;
@@ -662,7 +665,8 @@
 //! * An operation that neither returns nor asks its context keeps its worker. It is reported as stuck when its context has
 //!   ended, and by a shutdown with a limit. [`Builder::replacements`] keeps the queue going, for so many of them.
 //! * A stack overflow, a failed allocation and a panic in the destructor of a thread-local value end the process.
-//! * A program whose `main` returns, or that calls [`std::process::exit`], ends all threads where they are. Shut down before.
+//! * A program whose `main` returns, or that calls [`std::process::exit`], ends all threads where they are. Shut down
+//!   before.
 //! * After a `fork`, the child has the memory of the delegators but none of their threads: it must not use them.
 //! * Signal handlers must not call into this crate. Have a thread that receives signals cancel a context.
 

@@ -39,10 +39,11 @@ pub enum Overflow {
     CallerRuns,
     /// Makes room: of the jobs of the same [priority](crate::Priority) that wait in the queue, the one that has waited
     /// longest ends [`Cancelled`](crate::JobState::Cancelled), with [`Displaced::Dropped`] as the cause, and
-    /// [`Stats::dropped`](crate::Stats::dropped) counts it. It is dropped, with what it captured, on the calling thread.
-    /// Jobs that run or are [scheduled](crate::Job::with_delay) stay, and those of normal priority that came due when all places
-    /// were taken: they have none to give. Those of normal priority with a [key](crate::Job::with_key) are a level of their own;
-    /// one that could start gives way before one that its key holds back.
+    /// [`Stats::dropped`](crate::Stats::dropped) counts it. It is dropped, with what it captured, on the calling
+    /// thread. Jobs that run or are [scheduled](crate::Job::with_delay) stay, and those of normal priority that came
+    /// due when all places were taken: they have none to give. Those of normal priority with a
+    /// [key](crate::Job::with_key) are a level of their own; one that could start gives way before one that its key
+    /// holds back.
     ///
     /// It never waits. Submitters that wait for room are overtaken. With a [capacity](crate::Builder::queue_capacity) of
     /// zero nothing waits in the queue, so that nothing can give way: this is `Fail` then.

@@ -1,9 +1,9 @@
 //! Jobs that are made and submitted again and again.
 //!
 //! 1. A series has at most one tick in the agenda that is to come, and at most one more that is owed and due at once.
-//! 2. When a tick is due, the delegator thread puts it in the queue like a job, and a worker takes it: the function that makes
-//!    the job is user code. A tick is no job: it has no record and is not counted. Its worker runs the job that it makes at
-//!    once, since it has had its turn, unless that has a delay, a priority or the like.
+//! 2. When a tick is due, the delegator thread puts it in the queue like a job, and a worker takes it: the function
+//!    that makes the job is user code. A tick is no job: it has no record and is not counted. Its worker runs the job
+//!    that it makes at once, since it has had its turn, unless that has a delay, a priority or the like.
 //! 3. The end of a job tells the series, which then gives what it owes or, with a fixed delay, sets the next tick.
 
 use std::fmt;
@@ -63,8 +63,8 @@ impl Every {
         Every { interval, first: interval, by_rate: true, missed, overlap }
     }
 
-    /// A tick so long after the job before has ended, so no two run at the same time, and none is missed. The first comes after
-    /// one interval.
+    /// A tick so long after the job before has ended, so no two run at the same time, and none is missed. The first
+    /// comes after one interval.
     ///
     /// # Examples
     ///
@@ -143,8 +143,8 @@ impl From<Duration> for Every {
     }
 }
 
-/// What to do about ticks that nobody had time for: all workers were busy for longer than an interval. A tick that is late by
-/// less is not missed, only late; of several that are due at once, the last is that one.
+/// What to do about ticks that nobody had time for: all workers were busy for longer than an interval. A tick that is
+/// late by less is not missed, only late; of several that are due at once, the last is that one.
 ///
 /// # Examples
 ///

@@ -251,8 +251,8 @@ impl<T> Queue<T> {
         self.wake_a_submitter(level);
     }
 
-    /// Puts in as many as there is room for, in order, and takes those off the front. Looks once for somebody to wake: whoever
-    /// that is wakes the next, by rule 2.
+    /// Puts in as many as there is room for, in order, and takes those off the front. Looks once for somebody to wake:
+    /// whoever that is wakes the next, by rule 2.
     pub(crate) fn try_push_all(&self, items: &mut VecDeque<T>) {
         while let Some(item) = items.pop_front() {
             if let Err(item) = self.place(item) {

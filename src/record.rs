@@ -372,8 +372,9 @@ impl JobRecord {
         self.task.outcome_noted()?.progress
     }
 
-    /// The index of the worker that ran the job, the last time if it was tried again; `None` if it never started, ended while
-    /// it waited to be tried again, or its submitter ran it ([`Overflow::CallerRuns`](crate::Overflow::CallerRuns)).
+    /// The index of the worker that ran the job, the last time if it was tried again; `None` if it never started, ended
+    /// while it waited to be tried again, or its submitter ran it
+    /// ([`Overflow::CallerRuns`](crate::Overflow::CallerRuns)).
     ///
     /// # Examples
     ///

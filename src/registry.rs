@@ -87,9 +87,9 @@ impl Retention {
         self
     }
 
-    /// Keeps payloads and the texts of [checkpoints](crate::Context::checkpoint) of this many bytes altogether; names and
-    /// errors do not count. A payload that is larger on its own is not kept at all, and neither is its record; its handle has
-    /// both all the same.
+    /// Keeps payloads and the texts of [checkpoints](crate::Context::checkpoint) of this many bytes altogether; names
+    /// and errors do not count. A payload that is larger on its own is not kept at all, and neither is its record; its
+    /// handle has both all the same.
     ///
     /// # Examples
     ///

@@ -181,10 +181,11 @@ impl Retry {
         self
     }
 
-    /// Tries again only after errors that this says yes to. Panics are errors, too: [`Error::is_panic`](crate::Error::is_panic)
-    /// tells. It is called on the worker, and not asked where the operation has decided by itself, with
-    /// [`Error::permanent`](crate::Error::permanent) or [`Error::retry_after`](crate::Error::retry_after). A panic in it is
-    /// logged and means no. A second call replaces the first.
+    /// Tries again only after errors that this says yes to. Panics are errors, too:
+    /// [`Error::is_panic`](crate::Error::is_panic) tells. It is called on the worker, and not asked where the operation
+    /// has decided by itself, with [`Error::permanent`](crate::Error::permanent) or
+    /// [`Error::retry_after`](crate::Error::retry_after). A panic in it is logged and means no. A second call replaces
+    /// the first.
     ///
     /// # Examples
     ///
@@ -338,7 +339,8 @@ impl Attempt {
         self.number
     }
 
-    /// The index of the worker that ran it; `None` if the submitter did ([`Overflow::CallerRuns`](crate::Overflow::CallerRuns)).
+    /// The index of the worker that ran it; `None` if the submitter did
+    /// ([`Overflow::CallerRuns`](crate::Overflow::CallerRuns)).
     ///
     /// # Examples
     ///

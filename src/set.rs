@@ -29,13 +29,13 @@ const WINDOW_PER_WORKER: usize = 4;
 
 /// Jobs that belong together: wait for all of them, for the next, for the first that completes or fails.
 ///
-/// A set is made by [`Delegator::job_set`] or [`Submitter::job_set`] and takes part in nothing else: its members are jobs like
-/// any other. Records are collected in the order of submission ([`wait_all`](JobSet::wait_all)) or in that of completion
-/// ([`next_finished`](JobSet::next_finished)), each once. A set that has been collected is empty and can be used again. A panic
-/// counts as an error.
+/// A set is made by [`Delegator::job_set`] or [`Submitter::job_set`] and takes part in nothing else: its members are
+/// jobs like any other. Records are collected in the order of submission ([`wait_all`](JobSet::wait_all)) or in that of
+/// completion ([`next_finished`](JobSet::next_finished)), each once. A set that has been collected is empty and can be
+/// used again. A panic counts as an error.
 ///
-/// Dropping a set cancels the members that were not collected, without waiting for them; [`detach`](JobSet::detach) lets them
-/// go on.
+/// Dropping a set cancels the members that were not collected, without waiting for them; [`detach`](JobSet::detach)
+/// lets them go on.
 ///
 /// Inside a job of the same delegator, the methods that wait without a time limit run members that are still queued, on this
 /// thread, as [`JobHandle::wait`] does.
@@ -143,8 +143,8 @@ impl JobSet {
     /// Runs the jobs that are submitted from here on under this context. What ends it ends them, and a wait for them returns
     /// when it ends those that are queued, however busy the workers are.
     ///
-    /// A job that has values or a cancellation of its own, by [`Job::with_context`], keeps them instead: derive its context from
-    /// the set's if it is to have both. Its own deadline a job always keeps.
+    /// A job that has values or a cancellation of its own, by [`Job::with_context`], keeps them instead: derive its
+    /// context from the set's if it is to have both. Its own deadline a job always keeps.
     ///
     /// # Examples
     ///
@@ -311,9 +311,9 @@ impl JobSet {
         Ok(())
     }
 
-    /// Waits for this long at the most until a member is finished that was not collected yet, and collects it: members in the
-    /// order in which they finish. `None` when the set is empty or the time is over. [`Duration::MAX`] is no limit, and
-    /// [`Duration::ZERO`] does not wait. With a limit, nothing is run inline.
+    /// Waits for this long at the most until a member is finished that was not collected yet, and collects it: members
+    /// in the order in which they finish. `None` when the set is empty or the time is over. [`Duration::MAX`] is no
+    /// limit, and [`Duration::ZERO`] does not wait. With a limit, nothing is run inline.
     ///
     /// # Examples
     ///
@@ -370,8 +370,9 @@ impl JobSet {
         members.into_values().filter_map(|member| member.handle.try_wait()).collect()
     }
 
-    /// Waits until a member completes, collects it, and cancels all others: the first good answer of several. The others leave
-    /// the set; those that had not started are `Cancelled` when this returns, and those that run have been told.
+    /// Waits until a member completes, collects it, and cancels all others: the first good answer of several. The
+    /// others leave the set; those that had not started are `Cancelled` when this returns, and those that run have been
+    /// told.
     ///
     /// # Errors
     ///
@@ -441,8 +442,8 @@ impl JobSet {
         Ok(completed.into_iter().map(|(_, record)| record).collect())
     }
 
-    /// Cancels all members that are not finished, without a cause; otherwise as [`JobHandle::cancel`]. They stay members, to be
-    /// collected.
+    /// Cancels all members that are not finished, without a cause; otherwise as [`JobHandle::cancel`]. They stay
+    /// members, to be collected.
     ///
     /// # Examples
     ///
@@ -500,8 +501,8 @@ impl JobSet {
         self.members.clear();
     }
 
-    /// Calls the function with each item, one job per item, and gives the records of the jobs as an iterator, in the order of the
-    /// items, or as they finish after [`unordered`](JobMap::unordered).
+    /// Calls the function with each item, one job per item, and gives the records of the jobs as an iterator, in the
+    /// order of the items, or as they finish after [`unordered`](JobMap::unordered).
     ///
     /// Items are taken as places become free, so memory does not grow with their number. So many jobs are about at a time:
     /// queued, running, or finished and not taken from the iterator. Unless [`max_in_flight`](JobSet::max_in_flight) says
@@ -615,7 +616,8 @@ impl JobSet {
         true
     }
 
-    /// Runs a member that is still queued, if this thread is a worker of the delegator. `false` if there is nothing to run here.
+    /// Runs a member that is still queued, if this thread is a worker of the delegator. `false` if there is nothing to
+    /// run here.
     fn run_inline(&mut self) -> bool {
         if !worker::is_on(&self.submitter.engine) {
             return false;
@@ -709,8 +711,8 @@ impl std::panic::RefUnwindSafe for JobSet {}
 
 /// The records of a [`JobSet::map`], as an iterator.
 ///
-/// A job that fails is a record like any other. An `Err` is a job that the delegator refused, because it is shut down: it comes
-/// last, and no more items are taken.
+/// A job that fails is a record like any other. An `Err` is a job that the delegator refused, because it is shut down:
+/// it comes last, and no more items are taken.
 ///
 /// # Examples
 ///

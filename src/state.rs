@@ -4,9 +4,9 @@ use std::fmt;
 
 /// Where a job is in its life.
 ///
-/// `Queued → Running → {Completed | Failed | Panicked | Cancelled | TimedOut}`, or straight from `Queued` to `Cancelled` or
-/// `TimedOut`. A job with a time to start at is `Scheduled` before it is `Queued`, and so is one that is tried again after it
-/// was `Running`. Finished states are final.
+/// `Queued → Running → {Completed | Failed | Panicked | Cancelled | TimedOut}`, or straight from `Queued` to
+/// `Cancelled` or `TimedOut`. A job with a time to start at is `Scheduled` before it is `Queued`, and so is one that is
+/// tried again after it was `Running`. Finished states are final.
 ///
 /// # Examples
 ///

@@ -2,11 +2,11 @@
 //!
 //! 1. There is no tick. Who may have a running job become stuck sets the alarm for the end of its margin: the worker that
 //!    starts a job with a deadline, and who cancels. A job's deadline that is later than the alarm costs a load.
-//! 2. When the alarm goes off, the delegator thread clears it, looks at what runs, and sets it for the earliest end of a
-//!    margin among that. A worker sets the alarm after its job is on the stack; the look takes the lock of the stack after it
-//!    has cleared the alarm: so either the look finds the job, or the job finds the alarm cleared.
-//! 3. A job is reported once; its place on the stack says that it was. The event is sent under the lock of the stack, so none
-//!    comes after the job's end. The line for the log is written by others: loggers are user code and may hang.
+//! 2. When the alarm goes off, the delegator thread clears it, looks at what runs, and sets it for the earliest end of
+//!    a margin among that. A worker sets the alarm after its job is on the stack; the look takes the lock of the stack
+//!    after it has cleared the alarm: so either the look finds the job, or the job finds the alarm cleared.
+//! 3. A job is reported once; its place on the stack says that it was. The event is sent under the lock of the stack,
+//!    so none comes after the job's end. The line for the log is written by others: loggers are user code and may hang.
 
 use std::fmt::Write;
 

@@ -467,8 +467,9 @@ impl Task {
         state_of(self.ended.load(Ordering::Relaxed) & STATE)
     }
 
-    /// Takes the job to run it on this worker, unless its context or the host scope is done. `has_seat`: whether it has what it
-    /// needs of its key; it is asked under the lock, for what it says holds only while nobody else can run the job.
+    /// Takes the job to run it on this worker, unless its context or the host scope is done. `has_seat`: whether it has
+    /// what it needs of its key; it is asked under the lock, for what it says holds only while nobody else can run the
+    /// job.
     pub(crate) fn claim(
         &self,
         worker: usize,
@@ -482,8 +483,8 @@ impl Task {
             return Claim::Gone(held.take());
         }
         if state & LATER != 0 || (state & HELD != 0 && !has_seat()) {
-            // The place that it had before somebody who waits for it ran it: that attempt has failed, and now it waits for its
-            // time, or another has its key.
+            // The place that it had before somebody who waits for it ran it: that attempt has failed, and now it waits
+            // for its time, or another has its key.
             return Claim::Gone(None);
         }
         // `now` may be a little old; that matters to a deadline that is near.
@@ -653,8 +654,8 @@ impl Task {
         held.extras.as_ref().and_then(|extras| extras.noted.as_ref()).map_or(0, Noted::bytes)
     }
 
-    /// Fixes the outcome and announces it. The caller has claimed the job and dropped its captures, and says whether there is
-    /// something [noted](Task::note). `true` if a logger was called.
+    /// Fixes the outcome and announces it. The caller has claimed the job and dropped its captures, and says whether
+    /// there is something [noted](Task::note). `true` if a logger was called.
     pub(crate) fn settle(&self, state: JobState, outcome: Outcome, noted: bool) -> bool {
         let level = match state {
             JobState::Panicked => log::Level::Error,
@@ -785,8 +786,8 @@ impl Task {
         receiver
     }
 
-    /// Has the job put this number into the inbox when it is finished. If it is queued and its context may end at another time
-    /// than `watched`, which the owner of the inbox looks after, it ends by itself.
+    /// Has the job put this number into the inbox when it is finished. If it is queued and its context may end at
+    /// another time than `watched`, which the owner of the inbox looks after, it ends by itself.
     pub(crate) fn report_to(self: &Arc<Self>, inbox: &Arc<Inbox>, number: u64, watched: &Context) {
         let context = {
             let held = self.held.lock();

@@ -11,19 +11,19 @@ use crate::registry::Registry;
 use crate::retry::Attempt;
 use crate::state::JobState;
 
-/// The lane of the jobs that wait. Zero would not do: a viewer takes it for the first lane of the process, which is this one.
-/// Those of the workers follow.
+/// The lane of the jobs that wait. Zero would not do: a viewer takes it for the first lane of the process, which is
+/// this one. Those of the workers follow.
 const QUEUE: u64 = 1;
 
 impl Registry {
     /// Writes the records as a timeline, in the Chrome trace event format, for <https://ui.perfetto.dev> or
     /// `chrome://tracing`. Needs the feature `trace`.
     ///
-    /// Every worker has a lane, with a slice for each job that it ran, or each attempt of it; a job that ran inside another
-    /// lies below it. The time that a job waited is a slice of its own, on the lane `queue`. Slices carry the id, the state and
-    /// the error of the job; its last checkpoint is an instant on them. `chrome://tracing` shows the states as colours. Times
-    /// count from the creation of the oldest job. What the registry does not retain is not in the trace, and neither is what is
-    /// not finished.
+    /// Every worker has a lane, with a slice for each job that it ran, or each attempt of it; a job that ran inside
+    /// another lies below it. The time that a job waited is a slice of its own, on the lane `queue`. Slices carry the
+    /// id, the state and the error of the job; its last checkpoint is an instant on them. `chrome://tracing` shows the
+    /// states as colours. Times count from the creation of the oldest job. What the registry does not retain is not in
+    /// the trace, and neither is what is not finished.
     ///
     /// The records are collected as [`records`](Registry::records) does; workers do not wait for the writing. It writes in
     /// small pieces: give it a [`BufWriter`](std::io::BufWriter).

@@ -504,8 +504,8 @@ impl Worker {
             // Others may have the key meanwhile. Before the job can enter again.
             self.engine.leave_key(task.id, false);
         }
-        // Whoever cancels a running job looks for it under this lock. It does not get lost: they find it here or waiting, and
-        // whoever has found it here cancels the scope that it keeps.
+        // Whoever cancels a running job looks for it under this lock. It does not get lost: they find it here or
+        // waiting, and whoever has found it here cancels the scope that it keeps.
         let mut at_work = self.slot.lock();
         let running = at_work.stack.pop();
         // What is said from now on, through a context that was kept, goes nowhere.

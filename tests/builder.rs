@@ -233,7 +233,8 @@ mod short_of_memory {
     #[test]
     fn a_build_that_fails_half_way_takes_back_what_it_had_started() {
         match std::env::var(ROLE).as_deref() {
-            // Where even this fails (a sanitizer needs more memory, an emulator cannot start itself), there is nothing to see.
+            // Where even this fails (a sanitizer needs more memory, an emulator cannot start itself), there is nothing
+            // to see.
             Ok("probe") => println!("can start"),
             Ok("build") => build_with_too_little_memory(),
             _ => {

@@ -1,5 +1,5 @@
-//! The queue in one file: what it does, and what it survives. Real processes are killed at random instants: 20 times, or as often
-//! as `WORKPATH_KILLS` says.
+//! The queue in one file: what it does, and what it survives. Real processes are killed at random instants: 20 times,
+//! or as often as `WORKPATH_KILLS` says.
 #![cfg(feature = "sqlite")]
 
 mod common;

@@ -32,11 +32,12 @@ use crate::sync::{self, Arc, Weak};
 /// later than the one it was derived from, whatever else ends it. A context that is done stays done, and its
 /// [`error`](Context::error) never changes.
 ///
-/// A context costs next to nothing until somebody listens to it: deriving takes no lock and starts no thread, a deadline is
-/// eight bytes, [`check`](Context::check) is a walk up the cancellable ancestors and, with a deadline, one look at the clock.
-/// Only [`done`](Context::done), [`on_done`](Context::on_done), [`sleep`](Context::sleep) and [`recv`](Context::recv) register
-/// with those ancestors. The first `done` or `on_done` on a context with a deadline, or
-/// [`JobHandle::done`](crate::JobHandle::done) of a queued job with one, starts the process's timer thread, `workpath-timer`.
+/// A context costs next to nothing until somebody listens to it: deriving takes no lock and starts no thread, a
+/// deadline is eight bytes, [`check`](Context::check) is a walk up the cancellable ancestors and, with a deadline, one
+/// look at the clock. Only [`done`](Context::done), [`on_done`](Context::on_done), [`sleep`](Context::sleep) and
+/// [`recv`](Context::recv) register with those ancestors. The first `done` or `on_done` on a context with a deadline,
+/// or [`JobHandle::done`](crate::JobHandle::done) of a queued job with one, starts the process's timer thread,
+/// `workpath-timer`.
 ///
 /// Deadlines are kept by the monotonic clock; on Linux, the time that the machine is suspended does not count.
 ///
@@ -271,8 +272,8 @@ impl Context {
     }
 
     /// The timeout for a blocking call: `max`, or the time until the deadline if that is less. Never zero, which
-    /// [`TcpStream::set_read_timeout`](std::net::TcpStream::set_read_timeout) and its like refuse: when no time is left it is a
-    /// millisecond. A cancel does not shorten it, so keep `max` at what a cancel may be late by, and
+    /// [`TcpStream::set_read_timeout`](std::net::TcpStream::set_read_timeout) and its like refuse: when no time is left
+    /// it is a millisecond. A cancel does not shorten it, so keep `max` at what a cancel may be late by, and
     /// [`check`](Context::check) between calls.
     ///
     /// # Examples
@@ -300,9 +301,9 @@ impl Context {
         if time.is_zero() { Duration::from_millis(1) } else { time }
     }
 
-    /// A context that has this share of the remaining time: half of it for 0.5. Without a deadline there is nothing to share,
-    /// and the child has none either. One or more is all of it; zero, less, and what is not a number is none, so the child
-    /// is done at once. Allocates nothing; reads the clock.
+    /// A context that has this share of the remaining time: half of it for 0.5. Without a deadline there is nothing to
+    /// share, and the child has none either. One or more is all of it; zero, less, and what is not a number is none, so
+    /// the child is done at once. Allocates nothing; reads the clock.
     ///
     /// # Examples
     ///
@@ -368,8 +369,8 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// Of kind [`Cancelled`](crate::ErrorKind::Cancelled) or [`DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded), whichever
-    /// came first, and the same at every later call.
+    /// Of kind [`Cancelled`](crate::ErrorKind::Cancelled) or [`DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded),
+    /// whichever came first, and the same at every later call.
     ///
     /// # Examples
     ///
@@ -394,19 +395,20 @@ impl Context {
         }
     }
 
-    /// [`check`](Context::check), and if that is `Ok`, remembers that the operation was here: the text, the place of the call
-    /// and the time. Only the last is kept, the first 256 bytes of its text.
+    /// [`check`](Context::check), and if that is `Ok`, remembers that the operation was here: the text, the place of
+    /// the call and the time. Only the last is kept, the first 256 bytes of its text.
     ///
-    /// It is for the job in whose operation the context came about, also when the context was derived or taken to another
-    /// thread since. [`JobHandle::checkpoint`](crate::JobHandle::checkpoint), [`Delegator::workers`](crate::Delegator::workers)
-    /// and [`Event::Checkpoint`](crate::Event::Checkpoint) show it while the job runs,
-    /// [`JobRecord::checkpoint`](crate::JobRecord::checkpoint) afterwards. The error of a job that is cancelled or timed out ends
-    /// with it, and so does the line in the log of one that fails or panics. Without a job, behind
-    /// [`without_cancel`](Context::without_cancel), and when the job has ended, it is `check`.
+    /// It is for the job in whose operation the context came about, also when the context was derived or taken to
+    /// another thread since. [`JobHandle::checkpoint`](crate::JobHandle::checkpoint),
+    /// [`Delegator::workers`](crate::Delegator::workers) and [`Event::Checkpoint`](crate::Event::Checkpoint) show it
+    /// while the job runs, [`JobRecord::checkpoint`](crate::JobRecord::checkpoint) afterwards. The error of a job that
+    /// is cancelled or timed out ends with it, and so does the line in the log of one that fails or panics. Without a
+    /// job, behind [`without_cancel`](Context::without_cancel), and when the job has ended, it is `check`.
     ///
-    /// Costs, beside the check, a reading of the clock and a lock that only those take who look at this job; with a text that
-    /// is `&'static` it allocates nothing. The first of a job takes an allocation and a lock per worker in addition; with
-    /// subscribers, each costs an event. The text counts towards [`Retention::max_bytes`](crate::Retention::max_bytes).
+    /// Costs, beside the check, a reading of the clock and a lock that only those take who look at this job; with a
+    /// text that is `&'static` it allocates nothing. The first of a job takes an allocation and a lock per worker in
+    /// addition; with subscribers, each costs an event. The text counts towards
+    /// [`Retention::max_bytes`](crate::Retention::max_bytes).
     ///
     /// # Errors
     ///
@@ -442,8 +444,8 @@ impl Context {
     /// Tells how far the operation is, in a unit of its own: so much is done, of so much. A total of zero is one that is not
     /// known. It does not look whether the context is done.
     ///
-    /// It is told for the same job as a [`checkpoint`](Context::checkpoint), and shown at the same places, but in no text and no
-    /// event. Costs two stores to memory; the first of a job an allocation and a lock per worker.
+    /// It is told for the same job as a [`checkpoint`](Context::checkpoint), and shown at the same places, but in no
+    /// text and no event. Costs two stores to memory; the first of a job an allocation and a lock per worker.
     ///
     /// # Examples
     ///
@@ -634,8 +636,9 @@ impl Context {
     /// Runs the function once, when the context is done.
     ///
     /// Where it runs says who ended the context: on the thread that cancels, after every descendant is done and before
-    /// `cancel` returns; on the timer thread at a deadline, so keep it short; at once on the calling thread if the context is
-    /// done already. No lock is held meanwhile. A panic in it is caught and logged, and other functions still run.
+    /// `cancel` returns; on the timer thread at a deadline, so keep it short; at once on the calling thread if the
+    /// context is done already. No lock is held meanwhile. A panic in it is caught and logged, and other functions
+    /// still run.
     ///
     /// Dropping the [`OnDone`] detaches: the function still runs. [`OnDone::stop`] takes it back. A function that a job
     /// registers on its own context is dropped with the last context of the job.
@@ -725,8 +728,8 @@ impl Canceller {
     /// Cancels without a cause.
     ///
     /// When it returns, the context and everything derived from it is done, and what they had registered with
-    /// [`on_done`](Context::on_done) has run on this thread. On a context that was cancelled before, it does nothing, and does
-    /// not wait for functions that still run on the other thread. Costs what listens, not what exists.
+    /// [`on_done`](Context::on_done) has run on this thread. On a context that was cancelled before, it does nothing,
+    /// and does not wait for functions that still run on the other thread. Costs what listens, not what exists.
     ///
     /// # Examples
     ///
@@ -743,7 +746,8 @@ impl Canceller {
         self.scope.cancel(Cancel::here(Origin::User, None));
     }
 
-    /// Cancels with a cause, which [`Error::get_ref`] of the context's error gives. Otherwise as [`cancel`](Canceller::cancel).
+    /// Cancels with a cause, which [`Error::get_ref`] of the context's error gives. Otherwise as
+    /// [`cancel`](Canceller::cancel).
     ///
     /// # Examples
     ///

@@ -179,9 +179,10 @@ impl Scope {
 
     /// The earliest cancel among this scope and those above it.
     ///
-    /// Only call it after [`is_done`](Scope::is_done) or a passed deadline, with the clock read before: then a cancel that the
-    /// second walk does not see yet is later than what the first saw and gave an instant to, since a cancel reads the clock
-    /// after it has raised its flag. So the answer cannot change any more. The fences keep flags and clock in this order.
+    /// Only call it after [`is_done`](Scope::is_done) or a passed deadline, with the clock read before: then a cancel
+    /// that the second walk does not see yet is later than what the first saw and gave an instant to, since a cancel
+    /// reads the clock after it has raised its flag. So the answer cannot change any more. The fences keep flags and
+    /// clock in this order.
     pub(super) fn first_cancel(scope: Option<&Arc<Scope>>) -> Option<Cancelled> {
         fence(Ordering::SeqCst);
         Scope::each(scope, |scope| {

@@ -42,8 +42,8 @@ use crate::worker::{Hook, Worker};
 /// the clock. Other threads have the real time; a receiver, [`done`](crate::JobHandle::done) included, and a lock block for
 /// real.
 ///
-/// A job is found [stuck](crate::Builder::stuck_after) when the clock passes its margin while it runs, which takes a job that
-/// sleeps or waits by something other than its own context.
+/// A job is found [stuck](crate::Builder::stuck_after) when the clock passes its margin while it runs, which takes a
+/// job that sleeps or waits by something other than its own context.
 ///
 /// # Deterministic
 ///

@@ -253,8 +253,8 @@ impl Delegator {
         submit::supersede(&self.engine, key.into(), job)
     }
 
-    /// Submits many jobs for less than as many calls cost, and waits for room as [`submit`](Delegator::submit) does. The handles
-    /// come in the order of the jobs.
+    /// Submits many jobs for less than as many calls cost, and waits for room as [`submit`](Delegator::submit) does.
+    /// The handles come in the order of the jobs.
     ///
     /// The iterator is run to its end before the first job is submitted, so a million jobs are a million in memory. Per 32
     /// jobs it takes one look at the clock, one at the workers and, where one sleeps, one wake-up; while somebody
@@ -262,8 +262,8 @@ impl Delegator {
     ///
     /// # Errors
     ///
-    /// [`SubmitAllError`] when the delegator is shut down meanwhile, with the handles of the jobs that were accepted and with the
-    /// jobs that were not.
+    /// [`SubmitAllError`] when the delegator is shut down meanwhile, with the handles of the jobs that were accepted
+    /// and with the jobs that were not.
     ///
     /// # Examples
     ///
@@ -285,8 +285,8 @@ impl Delegator {
     ///
     /// # Errors
     ///
-    /// [`SubmitAllError`] when the queue is full or the delegator shut down before the last job is in, with the handles of the
-    /// jobs that were accepted and with the jobs that were not.
+    /// [`SubmitAllError`] when the queue is full or the delegator shut down before the last job is in, with the handles
+    /// of the jobs that were accepted and with the jobs that were not.
     ///
     /// # Examples
     ///
@@ -312,10 +312,10 @@ impl Delegator {
     /// Submits a job again and again: whenever it is time, the function makes one. The times begin now; an interval alone is
     /// a [fixed rate](Every::fixed_rate).
     ///
-    /// The function is called on a worker, so it takes the time of one; keep it short. Its job runs there at once, or, if it
-    /// has a delay, a priority or another such option, as if the function had submitted it. While nobody has time for a tick,
-    /// it waits in the queue like a job; see [`Missed`](crate::Missed) for what then happens to the next. A panic in the
-    /// function is logged, and the next tick comes. A shutdown ends it.
+    /// The function is called on a worker, so it takes the time of one; keep it short. Its job runs there at once, or,
+    /// if it has a delay, a priority or another such option, as if the function had submitted it. While nobody has time
+    /// for a tick, it waits in the queue like a job; see [`Missed`](crate::Missed) for what then happens to the next. A
+    /// panic in the function is logged, and the next tick comes. A shutdown ends it.
     ///
     /// # Errors
     ///
@@ -483,8 +483,9 @@ impl Delegator {
         self.engine.events.subscribe(capacity)
     }
 
-    /// Waits until nothing is queued or running; jobs that wait for their time, or to be tried again, do not count. Jobs that
-    /// others go on submitting may delay it without end, and from inside a job it waits for ever: the job itself is running.
+    /// Waits until nothing is queued or running; jobs that wait for their time, or to be tried again, do not count.
+    /// Jobs that others go on submitting may delay it without end, and from inside a job it waits for ever: the job
+    /// itself is running.
     ///
     /// # Examples
     ///

@@ -53,9 +53,9 @@ pub struct Stats {
     pub dropped: u64,
     /// How many [keys](crate::Job::with_key) have jobs that are queued or run.
     pub keys: usize,
-    /// The places that jobs take in the queue, by their priority. A job that ends there keeps its place until a worker has
-    /// skipped it, so together they may be more than `queued`; and one that was [scheduled](crate::Job::with_delay) is queued also
-    /// where all places are taken, so they may be more than there are.
+    /// The places that jobs take in the queue, by their priority. A job that ends there keeps its place until a worker
+    /// has skipped it, so together they may be more than `queued`; and one that was [scheduled](crate::Job::with_delay)
+    /// is queued also where all places are taken, so they may be more than there are.
     pub places: Places,
 }
 
@@ -85,8 +85,8 @@ pub struct Places {
 }
 
 impl Stats {
-    /// What has been counted since an earlier look at the same delegator. `queued`, `running`, `stuck`, `scheduled`, `keys` and
-    /// `places` stay as they are: they are no counts of what happened.
+    /// What has been counted since an earlier look at the same delegator. `queued`, `running`, `stuck`, `scheduled`,
+    /// `keys` and `places` stay as they are: they are no counts of what happened.
     ///
     /// # Examples
     ///

@@ -320,8 +320,8 @@ fn admit_run(engine: &Engine, jobs: &mut VecDeque<Job>) -> VecDeque<Arc<Task>> {
     run
 }
 
-/// Puts a run into the queue. What finds no room after all goes back to the front of `jobs`; what comes too late for a shutdown
-/// is `late`.
+/// Puts a run into the queue. What finds no room after all goes back to the front of `jobs`; what comes too late for a
+/// shutdown is `late`.
 fn push_run(
     engine: &Engine,
     mut run: VecDeque<Arc<Task>>,

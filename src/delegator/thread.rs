@@ -211,8 +211,8 @@ fn look_around(engine: &Weak<Engine>, closing: &Closing, relief: &mut Relief) ->
     if !lines.is_empty() && panics::may_be_logged(log::Level::Warn) {
         warn(lines);
     }
-    // If everybody else has let go meanwhile, what jobs left is dropped here, which takes as long as it takes: on a thread of
-    // its own, if there is one to be had.
+    // If everybody else has let go meanwhile, what jobs left is dropped here, which takes as long as it takes: on a
+    // thread of its own, if there is one to be had.
     if let Some(engine) = Arc::into_inner(engine) {
         let _ = spawn(Builder::new(), move || discard("a delegator", engine));
     }

@@ -1,5 +1,5 @@
-//! A running job and those who wait for it: the flag that asks to be woken, the publication, the wake-up. A wait that returns
-//! finds the captures dropped, the record filed and the numbers right; nobody sleeps on.
+//! A running job and those who wait for it: the flag that asks to be woken, the publication, the wake-up. A wait that
+//! returns finds the captures dropped, the record filed and the numbers right; nobody sleeps on.
 
 use crossbeam_channel::TryRecvError;
 use loom::thread::spawn;

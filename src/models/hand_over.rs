@@ -1,4 +1,5 @@
-//! The end of a delegator, on its own thread: workers that leave their loops, shutdowns that wait for them, one that gives up.
+//! The end of a delegator, on its own thread: workers that leave their loops, shutdowns that wait for them, one that
+//! gives up.
 
 use loom::thread::spawn;
 use std::time::Duration;

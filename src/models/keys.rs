@@ -149,8 +149,8 @@ fn one_supersedes_another() {
     });
 }
 
-/// A worker has taken a job out of the queue that another runs, out of turn; it fails, is due again, and waits for its key by
-/// then: the first may not start it.
+/// A worker has taken a job out of the queue that another runs, out of turn; it fails, is due again, and waits for its
+/// key by then: the first may not start it.
 #[test]
 fn an_old_place_against_the_key() {
     const SOON: Duration = Duration::from_secs(3600);

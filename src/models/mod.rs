@@ -1,9 +1,9 @@
 //! Models: small programs on the crate's own types, run in every order that a model checker can think of.
 //!
 //! Under `--cfg loom` each file explores one protocol with two or three threads: all interleavings up to a number of
-//! preemptions, and all values that a load may see. Under `--cfg shuttle` whole delegators run under random schedules. Out of
-//! the models' sight are the order in which reference counts change, and the timer thread: where a deadline is part of a
-//! protocol, a model plays the timer itself. `.ci/models` runs them, `.ci/faults-run` shows what they notice.
+//! preemptions, and all values that a load may see. Under `--cfg shuttle` whole delegators run under random schedules.
+//! Out of the models' sight are the order in which reference counts change, and the timer thread: where a deadline is
+//! part of a protocol, a model plays the timer itself. `.ci/models` runs them, `.ci/faults-run` shows what they notice.
 
 #[cfg(loom)]
 mod cancel_and_listen;

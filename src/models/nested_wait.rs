@@ -1,5 +1,5 @@
-//! A job that waits for another on its worker: it runs that other itself if it is still queued, and waits like anybody if not.
-//! Whoever else wants the job meanwhile, it ends once and the wait returns.
+//! A job that waits for another on its worker: it runs that other itself if it is still queued, and waits like anybody
+//! if not. Whoever else wants the job meanwhile, it ends once and the wait returns.
 
 use super::{Rig, Watch, explore};
 use crate::{Job, JobState};

@@ -1,5 +1,5 @@
-//! What an operation says of itself, on its way from the worker to the record: the worker that takes the job off its stack, a
-//! context that speaks up meanwhile, and somebody who looks.
+//! What an operation says of itself, on its way from the worker to the record: the worker that takes the job off its
+//! stack, a context that speaks up meanwhile, and somebody who looks.
 
 use std::sync::Mutex;
 

@@ -1,5 +1,5 @@
-//! A tick that is due while the series is stopped or the delegator shut down: its job runs once or not at all, and nothing is
-//! left of either.
+//! A tick that is due while the series is stopped or the delegator shut down: its job runs once or not at all, and
+//! nothing is left of either.
 
 use std::time::Duration;
 

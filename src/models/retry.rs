@@ -1,5 +1,5 @@
-//! A job that goes back to wait for its next attempt while somebody cancels it, or shuts the delegator down: it ends once, and
-//! a cancel that was promised is kept.
+//! A job that goes back to wait for its next attempt while somebody cancels it, or shuts the delegator down: it ends
+//! once, and a cancel that was promised is kept.
 
 use std::time::Duration;
 

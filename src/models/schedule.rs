@@ -1,5 +1,5 @@
-//! A scheduled job whose time comes while the delegator is shut down, or somebody cancels it: it ends once, by whichever comes
-//! first, and nothing is left of it.
+//! A scheduled job whose time comes while the delegator is shut down, or somebody cancels it: it ends once, by
+//! whichever comes first, and nothing is left of it.
 
 use std::time::Duration;
 

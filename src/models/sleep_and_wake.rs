@@ -1,5 +1,5 @@
-//! The queue's workers and the line of submitters: no wake-up is lost, whoever pushes, pops, closes or falls asleep meanwhile.
-//! A lost one leaves its thread parked for ever, which the model checker reports.
+//! The queue's workers and the line of submitters: no wake-up is lost, whoever pushes, pops, closes or falls asleep
+//! meanwhile. A lost one leaves its thread parked for ever, which the model checker reports.
 //!
 //! Workers that take a job are busy for good here, so another one must be woken for the next.
 

@@ -1,6 +1,6 @@
-//! A submission against the end of the delegator: the push, the phase, the second look of one side; the phase, the sweep of the
-//! other. The job is refused and comes back whole, or is accepted and ends once; it is never both, and never forgotten. The same
-//! for a job that its submitter runs.
+//! A submission against the end of the delegator: the push, the phase, the second look of one side; the phase, the
+//! sweep of the other. The job is refused and comes back whole, or is accepted and ends once; it is never both, and
+//! never forgotten. The same for a job that its submitter runs.
 
 use loom::thread::spawn;
 

@@ -1,6 +1,6 @@
-//! Whole delegators under random schedules: they are built, jobs are submitted in all forms, cancelled, waited for from outside
-//! and from inside, and the delegator is shut down or dropped meanwhile. Every job that was accepted ends once and is in the
-//! numbers, every other comes back, every wait returns.
+//! Whole delegators under random schedules: they are built, jobs are submitted in all forms, cancelled, waited for from
+//! outside and from inside, and the delegator is shut down or dropped meanwhile. Every job that was accepted ends once
+//! and is in the numbers, every other comes back, every wait returns.
 //!
 //! `WORKPATH_SEED` gives the seed, `WORKPATH_RUNS` the number of schedules. A failure prints the seed that repeats it.
 

@@ -54,9 +54,9 @@ impl Catalog {
 
     /// Adds an operation; one of the same name is replaced. Other clones of the catalog stay as they are.
     ///
-    /// The operation gets the context of its job, with the values of the order as `Vec<u8>` under their keys, and the order
-    /// itself. It may run more than once for the same order, also when it has returned `Ok`, if the process ends before that is
-    /// stored: [`Order::id`] is what such runs have in common.
+    /// The operation gets the context of its job, with the values of the order as `Vec<u8>` under their keys, and the
+    /// order itself. It may run more than once for the same order, also when it has returned `Ok`, if the process ends
+    /// before that is stored: [`Order::id`] is what such runs have in common.
     ///
     /// # Examples
     ///
@@ -101,8 +101,8 @@ impl Catalog {
         self.operations.keys().map(|name| &**name)
     }
 
-    /// The job that this order describes: with its id, name, values and deadline. How often it may be tried, and what a queue
-    /// does before and after, is the queue's: the job is one attempt.
+    /// The job that this order describes: with its id, name, values and deadline. How often it may be tried, and what a
+    /// queue does before and after, is the queue's: the job is one attempt.
     ///
     /// # Errors
     ///

@@ -21,8 +21,8 @@ pub(crate) const MAX_DEAD: usize = 10_000;
 /// What the result of an order says that was cancelled while it waited.
 pub(crate) const CANCELLED: &str = "cancelled";
 
-/// A queue of orders in this process's memory: for tests, and for programs that do not need their orders to outlive them. It does
-/// what the other queues do, leases and dead letters included. A clone is the same queue.
+/// A queue of orders in this process's memory: for tests, and for programs that do not need their orders to outlive
+/// them. It does what the other queues do, leases and dead letters included. A clone is the same queue.
 ///
 /// # Examples
 ///
@@ -60,7 +60,8 @@ struct State {
     /// The orders, and the slots that are free.
     entries: Vec<Option<Entry>>,
     free: Vec<usize>,
-    /// Where they are. Ids grow, and go about as they came, so that a tree has near what was just there; a hash table has not.
+    /// Where they are. Ids grow, and go about as they came, so that a tree has near what was just there; a hash table
+    /// has not.
     slots: BTreeMap<JobId, usize>,
     /// Those that are due, by the sequence in which they are handed out.
     waiting: BTreeMap<(u8, u64), usize>,

@@ -47,9 +47,9 @@ fn priority_of(rank: u8) -> Priority {
 
 /// A job as data: the name of an operation in a [`Catalog`](crate::Catalog), and what it needs.
 ///
-/// An order can be stored, sent to another process, and run there, or run here: [`Catalog::job`](crate::Catalog::job) makes the
-/// job of it. Its id stays the same however often it is run. It is the key by which an operation can tell that it has done
-/// the work before.
+/// An order can be stored, sent to another process, and run there, or run here: [`Catalog::job`](crate::Catalog::job)
+/// makes the job of it. Its id stays the same however often it is run. It is the key by which an operation can tell
+/// that it has done the work before.
 ///
 /// Times are wall-clock times in whole milliseconds, since they must mean something in another process. A clone is cheap: it
 /// shares what it has in it until one of the two is changed.
@@ -180,8 +180,8 @@ impl Order {
         self.limit(deadline)
     }
 
-    /// Gives the order time until then. The earliest deadline wins. After it, the order is not started any more, and one that
-    /// runs is told through its context.
+    /// Gives the order time until then. The earliest deadline wins. After it, the order is not started any more, and
+    /// one that runs is told through its context.
     ///
     /// # Examples
     ///
@@ -231,8 +231,8 @@ impl Order {
         self
     }
 
-    /// How often the order may fail before it becomes a dead letter; zero counts as one. Runs that end with their process are
-    /// counted apart: see [`Serve::max_deliveries`](crate::Serve::max_deliveries).
+    /// How often the order may fail before it becomes a dead letter; zero counts as one. Runs that end with their
+    /// process are counted apart: see [`Serve::max_deliveries`](crate::Serve::max_deliveries).
     ///
     /// # Examples
     ///
@@ -258,8 +258,8 @@ impl Order {
         self
     }
 
-    /// Makes the order the only one of its queue with this key for as long as it is not settled: a second one is refused with the
-    /// id of the first ([`QueueErrorKind::Duplicate`](crate::QueueErrorKind::Duplicate)).
+    /// Makes the order the only one of its queue with this key for as long as it is not settled: a second one is
+    /// refused with the id of the first ([`QueueErrorKind::Duplicate`](crate::QueueErrorKind::Duplicate)).
     ///
     /// # Examples
     ///
@@ -461,10 +461,11 @@ impl Order {
 
     /// The order as bytes.
     ///
-    /// A version byte, which is 1, then fields: a tag of one byte, a length of four, and so many bytes, little-endian. The tags, in
-    /// the order in which they are written: 1 id (16 bytes), 2 operation, 3 created, 4 not before, 5 deadline (8 bytes each,
-    /// milliseconds since 1970), 6 attempts (4), 7 priority (1), 8 result TTL (8, milliseconds), 9 unique key, 10 a value (two
-    /// bytes of length, the key, the value), 11 payload. What an order does not have is left out.
+    /// A version byte, which is 1, then fields: a tag of one byte, a length of four, and so many bytes, little-endian.
+    /// The tags, in the order in which they are written: 1 id (16 bytes), 2 operation, 3 created, 4 not before, 5
+    /// deadline (8 bytes each, milliseconds since 1970), 6 attempts (4), 7 priority (1), 8 result TTL (8,
+    /// milliseconds), 9 unique key, 10 a value (two bytes of length, the key, the value), 11 payload. What an order
+    /// does not have is left out.
     ///
     /// # Examples
     ///

@@ -12,16 +12,18 @@ pub(crate) const DEFAULT_MAX_BYTES: usize = 1024 * 1024;
 
 /// A queue of orders: in memory, in a file, or on a server.
 ///
-/// What makes a queue is the lease. [`lease`](OrderQueue::lease) hands an order out for a while; who has it says now and then
-/// that it is alive ([`renew`](OrderQueue::renew)), and in the end what came of it ([`settle`](OrderQueue::settle)). A lease that
-/// lapses, because its holder died or hangs, is void: the order goes to the next who asks, and nothing that the old holder says
-/// about it counts any more. Hence the promise that all queues give: every order **runs at least once** and is **settled at
-/// most once**. There is no promise about the sequence in which orders run, beyond that of [priorities](crate::Priority).
+/// What makes a queue is the lease. [`lease`](OrderQueue::lease) hands an order out for a while; who has it says now
+/// and then that it is alive ([`renew`](OrderQueue::renew)), and in the end what came of it
+/// ([`settle`](OrderQueue::settle)). A lease that lapses, because its holder died or hangs, is void: the order goes to
+/// the next who asks, and nothing that the old holder says about it counts any more. Hence the promise that all queues
+/// give: every order **runs at least once** and is **settled at most once**. There is no promise about the sequence in
+/// which orders run, beyond that of [priorities](crate::Priority).
 ///
-/// Producers use [`enqueue`](OrderQueue::enqueue), [`result`](OrderQueue::result) and [`cancel`](OrderQueue::cancel); those who watch
-/// over a queue use [`counts`](OrderQueue::counts), [`dead_letters`](OrderQueue::dead_letters) and
-/// [`requeue`](OrderQueue::requeue). The rest is what [`Delegator::serve`](crate::Delegator::serve) does for a program, and what an
-/// implementation of one's own has to provide. All methods may be called from any thread; each call is atomic.
+/// Producers use [`enqueue`](OrderQueue::enqueue), [`result`](OrderQueue::result) and [`cancel`](OrderQueue::cancel);
+/// those who watch over a queue use [`counts`](OrderQueue::counts), [`dead_letters`](OrderQueue::dead_letters) and
+/// [`requeue`](OrderQueue::requeue). The rest is what [`Delegator::serve`](crate::Delegator::serve) does for a program,
+/// and what an implementation of one's own has to provide. All methods may be called from any thread; each call is
+/// atomic.
 ///
 /// # Examples
 ///
@@ -45,10 +47,10 @@ pub trait OrderQueue: Send + Sync + fmt::Debug {
     /// Puts many orders in, in one transaction or round trip where that is possible. One answer for each, in their sequence:
     /// some may be refused and others not. What an answer says is in is in, and stays.
     ///
-    /// The answers of a call that failed as a whole all say the same. If the connection broke, such an order may be in all the
-    /// same; enqueued again, it is refused as a [`Duplicate`](QueueErrorKind::Duplicate) of itself for as long as it is in the
-    /// queue or among its dead letters, unless the queue cannot tell. What makes an order of a dead letter is
-    /// [`requeue`](OrderQueue::requeue).
+    /// The answers of a call that failed as a whole all say the same. If the connection broke, such an order may be in
+    /// all the same; enqueued again, it is refused as a [`Duplicate`](QueueErrorKind::Duplicate) of itself for as long
+    /// as it is in the queue or among its dead letters, unless the queue cannot tell. What makes an order of a dead
+    /// letter is [`requeue`](OrderQueue::requeue).
     fn enqueue_all(&self, orders: Vec<Order>) -> Vec<Result<JobId, QueueError>>;
 
     /// Puts an order in. When this returns `Ok`, it is stored as safely as the queue stores.
@@ -62,12 +64,12 @@ pub trait OrderQueue: Send + Sync + fmt::Debug {
         answer.unwrap_or_else(|| Err(QueueError::new(QueueErrorKind::Closed, "the queue gave no answer")))
     }
 
-    /// Hands out up to `max` orders that are due, for so long: by priority, then the oldest first. Orders whose lease has lapsed are
-    /// due. Waits for the first for up to `wait`, and never for more; an empty list is an answer. [`wake`](OrderQueue::wake)
-    /// ends the wait early.
+    /// Hands out up to `max` orders that are due, for so long: by priority, then the oldest first. Orders whose lease
+    /// has lapsed are due. Waits for the first for up to `wait`, and never for more; an empty list is an answer.
+    /// [`wake`](OrderQueue::wake) ends the wait early.
     ///
-    /// An order whose lease has lapsed is handed out by a call of its own: if it takes its holder down, no others were lost with
-    /// it just because they came along.
+    /// An order whose lease has lapsed is handed out by a call of its own: if it takes its holder down, no others were
+    /// lost with it just because they came along.
     ///
     /// What cannot be read as an order, or is of an unknown version, is not handed out: the queue makes a dead letter of it.
     ///
@@ -83,26 +85,26 @@ pub trait OrderQueue: Send + Sync + fmt::Debug {
     /// Those of the store.
     fn renew(&self, leases: &[LeaseToken], lease: Duration) -> Result<Vec<Renewal>, QueueError>;
 
-    /// Says what came of leased orders. For each, in their sequence, `true` if that is now stored, and `false` if the lease
-    /// was void: another holder has the order, or it is settled already. After an error the same call may be repeated; what it had
-    /// settled before answers `false` then.
+    /// Says what came of leased orders. For each, in their sequence, `true` if that is now stored, and `false` if the
+    /// lease was void: another holder has the order, or it is settled already. After an error the same call may be
+    /// repeated; what it had settled before answers `false` then.
     ///
     /// # Errors
     ///
     /// Those of the store.
     fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<bool>, QueueError>;
 
-    /// The result of an order, once there is one. Waits for it for up to `wait`; any number of threads may. `None` for an order
-    /// that is not settled, that nobody knows, or whose result is not kept (any more).
+    /// The result of an order, once there is one. Waits for it for up to `wait`; any number of threads may. `None` for
+    /// an order that is not settled, that nobody knows, or whose result is not kept (any more).
     ///
     /// # Errors
     ///
     /// Those of the store.
     fn result(&self, id: JobId, wait: Duration) -> Result<Option<OrderResult>, QueueError>;
 
-    /// Cancels an order: one that waits is taken out, and its result says so; of one that runs, the holder learns it with its
-    /// next renewal, and its operation is told through its context. `false` if the queue has no such order, or has it as a dead
-    /// letter.
+    /// Cancels an order: one that waits is taken out, and its result says so; of one that runs, the holder learns it
+    /// with its next renewal, and its operation is told through its context. `false` if the queue has no such order, or
+    /// has it as a dead letter.
     ///
     /// # Errors
     ///
@@ -398,8 +400,8 @@ pub struct DeadLetter {
 pub enum QueueErrorKind {
     /// There is no room, in the queue or on the disk. It may help to try again later.
     Full,
-    /// An order with this id or unique key is in the queue already; [`QueueError::duplicate_of`] is its id. A dead letter has
-    /// its id, and no key.
+    /// An order with this id or unique key is in the queue already; [`QueueError::duplicate_of`] is its id. A dead
+    /// letter has its id, and no key.
     Duplicate,
     /// The order is larger than the queue takes.
     TooLarge,

@@ -1,11 +1,11 @@
 //! Serving: a delegator that does what a queue of orders asks for.
 //!
-//! 1. The fetcher takes only as many orders as there are free slots, and submits them as jobs. It waits until half of what may be
-//!    fetched ahead is used up, so that it is not woken for every order.
+//! 1. The fetcher takes only as many orders as there are free slots, and submits them as jobs. It waits until half of
+//!    what may be fetched ahead is used up, so that it is not woken for every order.
 //! 2. Who finishes a job, or drops it unstarted, leaves a verdict for the settler, and waits while too many are left.
-//! 3. The settler sends verdicts on in batches: when there are enough, when nothing runs that could leave one more, or a
-//!    moment after the first. It renews the leases of what is not settled. No lock is held over a call of the queue, which is
-//!    user code like an operation.
+//! 3. The settler sends verdicts on in batches: when there are enough, when nothing runs that could leave one more, or
+//!    a moment after the first. It renews the leases of what is not settled. No lock is held over a call of the queue,
+//!    which is user code like an operation.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -77,8 +77,8 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// The defaults: leases of 30 seconds, nothing fetched ahead, three deliveries, a backoff from one second to one hour, and
-    /// no limit to the time of an attempt.
+    /// The defaults: leases of 30 seconds, nothing fetched ahead, three deliveries, a backoff from one second to one
+    /// hour, and no limit to the time of an attempt.
     pub fn options() -> Serve {
         Serve {
             lease: Duration::from_secs(30),
@@ -96,8 +96,8 @@ impl Serve {
         self
     }
 
-    /// How many orders are fetched beyond those that workers can start at once. More is faster for short ones; long ones wait
-    /// here while other processes idle.
+    /// How many orders are fetched beyond those that workers can start at once. More is faster for short ones; long
+    /// ones wait here while other processes idle.
     pub fn prefetch(mut self, orders: usize) -> Serve {
         self.prefetch = orders;
         self
@@ -111,16 +111,17 @@ impl Serve {
         self
     }
 
-    /// How long a failed order waits: this long after the first failure, twice as long after each further one, at most `max`.
+    /// How long a failed order waits: this long after the first failure, twice as long after each further one, at most
+    /// `max`.
     pub fn backoff(mut self, first: Duration, max: Duration) -> Serve {
         self.backoff = (first, max);
         self
     }
 
-    /// How much time an attempt has, from when its order is fetched; [`Duration::MAX`] is no limit. Its operation is told through
-    /// its context, and an attempt that ends so has failed, as any other. The lease of one that does not return is not renewed any
-    /// more: when it lapses, the order is handed out again, though the operation may still run. Without a limit, an operation
-    /// that hangs keeps its order for ever, unless the order has a deadline.
+    /// How much time an attempt has, from when its order is fetched; [`Duration::MAX`] is no limit. Its operation is
+    /// told through its context, and an attempt that ends so has failed, as any other. The lease of one that does not
+    /// return is not renewed any more: when it lapses, the order is handed out again, though the operation may still
+    /// run. Without a limit, an operation that hangs keeps its order for ever, unless the order has a deadline.
     ///
     /// # Examples
     ///
@@ -807,10 +808,10 @@ fn flat<T>(answer: Result<Result<T, QueueError>, String>) -> Result<T, QueueErro
 impl Serving {
     /// Stops serving, and gives an account of the orders that were in hand when this began. The delegator goes on.
     ///
-    /// Nothing more is fetched, and what has not started goes back to the queue. What runs is waited for, or cancelled, as `how`
-    /// says; a cancelled order goes back to the queue as well. What does not return in time is reported as stuck: its lease lapses,
-    /// and another process takes the order. The queue gets what is finished before this returns, unless it does not answer in
-    /// time.
+    /// Nothing more is fetched, and what has not started goes back to the queue. What runs is waited for, or cancelled,
+    /// as `how` says; a cancelled order goes back to the queue as well. What does not return in time is reported as
+    /// stuck: its lease lapses, and another process takes the order. The queue gets what is finished before this
+    /// returns, unless it does not answer in time.
     ///
     /// Called from inside an order that it serves, it does not wait, as it would wait for itself: the report is of what has
     /// ended by then, the rest is reported as stuck, and what comes of that is settled when it returns.
@@ -864,8 +865,8 @@ impl Serving {
         ShutdownReport { stuck, ..self.report(before) }
     }
 
-    /// Hands back what waits, and cancels what runs, unless it is for the unstarted only. What waits is taken back here: its job
-    /// may be in somebody's hands, and cancelling it would not drop it.
+    /// Hands back what waits, and cancels what runs, unless it is for the unstarted only. What waits is taken back
+    /// here: its job may be in somebody's hands, and cancelling it would not drop it.
     fn take_back(&self, unstarted_only: bool, caller: Caller) {
         let held: Vec<(Arc<Ticket>, Option<JobHandle>)> = {
             let state = self.shared.state.lock();
@@ -923,11 +924,12 @@ impl Delegator {
     /// Does what the queue asks for, with the operations of the catalog, until the [`Serving`] is stopped or dropped, or the
     /// delegator is shut down.
     ///
-    /// Two threads are started: one fetches orders, only as many as there are free workers, and one settles them and renews their
-    /// leases. The orders run as jobs of this delegator, beside others that are submitted, with the same records, deadlines and
-    /// log lines. One that fails is tried again after a backoff, or when its error [says](crate::Error::retry_after). One that
-    /// has used up its attempts, whose error is [permanent](crate::Error::permanent), whose operation is not in the catalog, or
-    /// whose deadline has passed, becomes a dead letter.
+    /// Two threads are started: one fetches orders, only as many as there are free workers, and one settles them and
+    /// renews their leases. The orders run as jobs of this delegator, beside others that are submitted, with the same
+    /// records, deadlines and log lines. One that fails is tried again after a backoff, or when its error
+    /// [says](crate::Error::retry_after). One that has used up its attempts, whose error is
+    /// [permanent](crate::Error::permanent), whose operation is not in the catalog, or whose deadline has passed,
+    /// becomes a dead letter.
     ///
     /// An order may run more than once; see [`OrderQueue`]. Stop the serving before the delegator.
     ///

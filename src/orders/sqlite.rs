@@ -1,18 +1,19 @@
 //! A queue in one SQLite file.
 //!
-//! 1. One thread, the writer, has the connection and its statements. It takes the calls that have come, does them in one
-//!    transaction, and answers them when that is committed: so many share the price of a commit. Who waits looks for the answer
-//!    a while before it sleeps, and so does the writer for calls, since waking a thread costs as much as an order. Where a commit
-//!    takes long, it gives those whom it has just answered a moment to come again: so all of them share the next one too.
-//!    While transactions follow each other, what the writer sees of the file is held from one to the next, since nearly half of
-//!    the system calls of a small transaction are for that; whether another process has written meanwhile, SQLite says.
-//! 2. A lease is a row's state, its end, and a fence that grows with each. Ends of leases are told by a clock that nobody sets;
-//!    times that users give, by the wall clock.
-//! 3. A row's number is made of its order's id (see [`number_of`]), so orders need no index by their ids; and those that are to be
-//!    handed out in the sequence of their numbers need none at all. Others, as the delayed and the dead, have negative
-//!    numbers, and are found by indexes that only they are in.
-//! 4. Each process that has the file open holds a shared lock on a file beside it. Who can have that lock alone, when it opens the
-//!    queue, knows that all leases are of the dead.
+//! 1. One thread, the writer, has the connection and its statements. It takes the calls that have come, does them in
+//!    one transaction, and answers them when that is committed: so many share the price of a commit. Who waits looks
+//!    for the answer a while before it sleeps, and so does the writer for calls, since waking a thread costs as much as
+//!    an order. Where a commit takes long, it gives those whom it has just answered a moment to come again: so all of
+//!    them share the next one too. While transactions follow each other, what the writer sees of the file is held from
+//!    one to the next, since nearly half of the system calls of a small transaction are for that; whether another
+//!    process has written meanwhile, SQLite says.
+//! 2. A lease is a row's state, its end, and a fence that grows with each. Ends of leases are told by a clock that
+//!    nobody sets; times that users give, by the wall clock.
+//! 3. A row's number is made of its order's id (see [`number_of`]), so orders need no index by their ids; and those
+//!    that are to be handed out in the sequence of their numbers need none at all. Others, as the delayed and the dead,
+//!    have negative numbers, and are found by indexes that only they are in.
+//! 4. Each process that has the file open holds a shared lock on a file beside it. Who can have that lock alone, when
+//!    it opens the queue, knows that all leases are of the dead.
 
 #![expect(clippy::incompatible_msrv, reason = "the feature needs a newer compiler than the crate")]
 
@@ -120,8 +121,8 @@ pub enum Durability {
 /// What an `Ok` has said survives a `kill -9` at any instant; for power cuts see [`Durability`]. When the last process
 /// that had the file open is gone, the next that opens it takes over its orders at once; otherwise when their leases lapse.
 ///
-/// A thread of its own writes to the file; it ends with the last clone, whose drop waits for it. A queue is not for use on both
-/// sides of a `fork`: the child has no such thread, and has to open the file anew.
+/// A thread of its own writes to the file; it ends with the last clone, whose drop waits for it. A queue is not for use
+/// on both sides of a `fork`: the child has no such thread, and has to open the file anew.
 ///
 /// # Examples
 ///
@@ -309,16 +310,16 @@ impl SqliteQueue {
     ///
     /// # Errors
     ///
-    /// [`Denied`](QueueErrorKind::Denied) if it cannot be opened or written to, [`Corrupt`](QueueErrorKind::Corrupt) if it is
-    /// something else or damaged, [`Version`](QueueErrorKind::Version) if a later version of this crate made it. The text names
-    /// the file.
+    /// [`Denied`](QueueErrorKind::Denied) if it cannot be opened or written to, [`Corrupt`](QueueErrorKind::Corrupt) if
+    /// it is something else or damaged, [`Version`](QueueErrorKind::Version) if a later version of this crate made it.
+    /// The text names the file.
     pub fn open(path: impl AsRef<Path>) -> Result<SqliteQueue, QueueError> {
         SqliteQueue::open_with(path, Durability::Process, usize::MAX, DEFAULT_MAX_BYTES)
     }
 
-    /// Opens the queue in this file, or makes it, with this durability, for so many orders (waiting, delayed and handed out
-    /// together) of up to so many bytes of payload and values. [`open`](SqliteQueue::open) allows any number, and 1 MiB. Each process
-    /// chooses for itself; what other processes have put in is counted once a second.
+    /// Opens the queue in this file, or makes it, with this durability, for so many orders (waiting, delayed and handed
+    /// out together) of up to so many bytes of payload and values. [`open`](SqliteQueue::open) allows any number, and 1
+    /// MiB. Each process chooses for itself; what other processes have put in is counted once a second.
     ///
     /// # Errors
     ///
@@ -574,10 +575,11 @@ fn prepare(db: &Connection, path: &Path) -> Result<(), QueueError> {
 
 /// The first of the numbers that the row of an order with this id may have.
 ///
-/// The ids that this crate makes begin with a time in milliseconds (48 bits), 4 bits that are the same in all, and the number of the
-/// id within the millisecond (12 bits, 10 more behind the 2 bits of the variant); then comes what tells processes
-/// apart. Of these, the number has 42 bits of the time, 12 of the number, 6 of all that is left, and 3 zeros: there is room for
-/// eight orders whose ids have these in common, and rows are in the sequence in which their orders were made.
+/// The ids that this crate makes begin with a time in milliseconds (48 bits), 4 bits that are the same in all, and the
+/// number of the id within the millisecond (12 bits, 10 more behind the 2 bits of the variant); then comes what tells
+/// processes apart. Of these, the number has 42 bits of the time, 12 of the number, 6 of all that is left, and 3 zeros:
+/// there is room for eight orders whose ids have these in common, and rows are in the sequence in which their orders
+/// were made.
 fn number_of(id: JobId) -> i64 {
     let bits = uuid::Uuid::from(id).as_u128();
     let part = |from: u32, length: u32| (bits >> from) as u64 & ((1 << length) - 1);
@@ -613,8 +615,8 @@ impl<'db> Store<'db> {
         }
     }
 
-    /// Does one group of calls after the other while they come, and holds what it sees of the file. Returns those that are to
-    /// be done when that is let go of.
+    /// Does one group of calls after the other while they come, and holds what it sees of the file. Returns those that
+    /// are to be done when that is let go of.
     fn burst(
         &mut self,
         mut group: Vec<Request>,

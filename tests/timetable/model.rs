@@ -38,8 +38,8 @@ pub(crate) struct Job {
     cancelled_at: Option<Time>,
     /// Its place in the agenda.
     place: Option<(Time, u64)>,
-    /// It is in a set, and it is to be tried again: either has it end at its deadline without anybody looking, in the order of
-    /// these numbers.
+    /// It is in a set, and it is to be tried again: either has it end at its deadline without anybody looking, in the
+    /// order of these numbers.
     watched: Option<u64>,
     listens: Option<u64>,
     /// Its key holds it back; the order of these numbers is that of their coming.

@@ -1,6 +1,7 @@
-//! What queues of orders cost: `cargo run --release --manifest-path benches/queues/Cargo.toml [FOLDER [ROUNDS]]`. The files go to
-//! FOLDER, by default the current one; put it on the disk that is to be measured. All rows are measured once a round, one after
-//! the other, so that what else the machine does meets all alike; what is printed is the median, and the least and the most.
+//! What queues of orders cost: `cargo run --release --manifest-path benches/queues/Cargo.toml [FOLDER [ROUNDS]]`. The
+//! files go to FOLDER, by default the current one; put it on the disk that is to be measured. All rows are measured
+//! once a round, one after the other, so that what else the machine does meets all alike; what is printed is the
+//! median, and the least and the most.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -121,9 +121,9 @@ if waiting then wake() end
 return answers
 ";
 
-/// Consumer, how many, lease, 1 to look for leases that have ended. How long it is until there is more (or -1); what was
-/// leased before, for each: id, rank, entry, count of deliveries as the group has it, failures, deliveries, cancelled, order; then
-/// for each priority what is new, for each: id, entry, failures, order.
+/// Consumer, how many, lease, 1 to look for leases that have ended. How long it is until there is more (or -1); what
+/// was leased before, for each: id, rank, entry, count of deliveries as the group has it, failures, deliveries,
+/// cancelled, order; then for each priority what is new, for each: id, entry, failures, order.
 ///
 /// What is new is read, and claimed by one command that also moves the group on: nothing can fail in between, and the server
 /// writes each lease to its file once.
@@ -280,9 +280,9 @@ end
 return answers
 ";
 
-/// Consumer; then groups of settlements that are alike: verdict (`c`, `d`, `x`, `r`, `b`), rank, count, delay, the first and
-/// the last entry, how many they are; for each of them: id, entry, result or error. For each: 1 if that is settled now, 0 if the
-/// lease was void.
+/// Consumer; then groups of settlements that are alike: verdict (`c`, `d`, `x`, `r`, `b`), rank, count, delay, the
+/// first and the last entry, how many they are; for each of them: id, entry, result or error. For each: 1 if that is
+/// settled now, 0 if the lease was void.
 ///
 /// What this process holds between the first and the last entry is asked for at once, and singly only if that is much more
 /// than there is to settle.

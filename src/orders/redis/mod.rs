@@ -109,16 +109,16 @@ impl RedisQueue {
     /// The queue of this name on this server, which is made if it is not there: for 100,000 orders of up to 1 MiB.
     ///
     /// The address is `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`, `unix:///PATH`, or with the feature `redis-tls`
-    /// `rediss://`, for which the system says whom to trust, or the file that the variable `SSL_CERT_FILE` names. In a cluster it
-    /// is the node that has the queue. The name has 1 to 200 bytes, without braces and control characters.
+    /// `rediss://`, for which the system says whom to trust, or the file that the variable `SSL_CERT_FILE` names. In a
+    /// cluster it is the node that has the queue. The name has 1 to 200 bytes, without braces and control characters.
     ///
     /// # Errors
     ///
-    /// [`Invalid`](QueueErrorKind::Invalid) for the address or the name, or a node of a cluster that does not have the queue (the text
-    /// says who has), [`Unavailable`](QueueErrorKind::Unavailable) if nobody answers within 5 seconds,
-    /// [`Denied`](QueueErrorKind::Denied) for a wrong password, missing permissions or a certificate of somebody else's,
-    /// [`Version`](QueueErrorKind::Version) for a server that is too old, [`Corrupt`](QueueErrorKind::Corrupt) if something
-    /// else has the keys. The text names the queue and the server, and never the password.
+    /// [`Invalid`](QueueErrorKind::Invalid) for the address or the name, or a node of a cluster that does not have the
+    /// queue (the text says who has), [`Unavailable`](QueueErrorKind::Unavailable) if nobody answers within 5 seconds,
+    /// [`Denied`](QueueErrorKind::Denied) for a wrong password, missing permissions or a certificate of somebody
+    /// else's, [`Version`](QueueErrorKind::Version) for a server that is too old, [`Corrupt`](QueueErrorKind::Corrupt)
+    /// if something else has the keys. The text names the queue and the server, and never the password.
     pub fn connect(url: &str, name: &str) -> Result<RedisQueue, QueueError> {
         RedisQueue::connect_with(url, name, RedisQueue::DEFAULT_CAPACITY, DEFAULT_MAX_BYTES)
     }

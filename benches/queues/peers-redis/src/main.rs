@@ -1,7 +1,8 @@
-//! The queue on a server beside apalis-redis, which has one too: `cargo run --release --manifest-path
-//! benches/queues/peers-redis/Cargo.toml [FOLDER [ROUNDS]]` starts a `redis-server` on loopback, whose files go to FOLDER, by default the
-//! current one, with `appendfsync everysec`. All rows are measured once a round, one after the other, so that what else the
-//! machine does meets all alike; what is printed is the median, and the least and the most.
+//! The queue on a server beside apalis-redis, which has one too:
+//! `cargo run --release --manifest-path benches/queues/peers-redis/Cargo.toml [FOLDER [ROUNDS]]` starts a
+//! `redis-server` on loopback, whose files go to FOLDER, by default the current one, with `appendfsync everysec`. All
+//! rows are measured once a round, one after the other, so that what else the machine does meets all alike; what is
+//! printed is the median, and the least and the most.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

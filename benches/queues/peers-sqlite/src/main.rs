@@ -1,6 +1,6 @@
 //! The queue in a file beside effectum, which is one too:
-//! `cargo run --release --manifest-path benches/queues/peers-sqlite/Cargo.toml [FOLDER [ROUNDS]]`. FOLDER and what is printed are as
-//! in `benches/queues`, which is built and run for the rows of workpath, once in each round.
+//! `cargo run --release --manifest-path benches/queues/peers-sqlite/Cargo.toml [FOLDER [ROUNDS]]`. FOLDER and what is
+//! printed are as in `benches/queues`, which is built and run for the rows of workpath, once in each round.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -83,8 +83,8 @@ fn workpath(folder: &Path) -> Vec<(String, f64)> {
     text.lines().skip(1).filter_map(row).collect()
 }
 
-/// Effectum asks for a write-ahead log by a pragma that SQLite does not know (`journal`, for `journal_mode`), and so has none. A
-/// file that has one already keeps it.
+/// Effectum asks for a write-ahead log by a pragma that SQLite does not know (`journal`, for `journal_mode`), and so
+/// has none. A file that has one already keeps it.
 fn set_wal(path: &Path) {
     let db = rusqlite::Connection::open(path).expect("a file");
     let _: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).expect("a log");
