@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::program::{Act, Child, Ending, Setup, Share, Spec, Time};
+use crate::program::{Act, Call, Child, Ending, Every, Setup, Share, Spec, Time};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -44,12 +44,42 @@ pub(crate) struct Job {
     listens: Option<u64>,
     /// Its key holds it back; the order of these numbers is that of their coming.
     held_back: Option<u64>,
+    /// What is to know when it has ended.
+    series: Option<usize>,
     /// Its submission has returned a handle to cancel it with.
     pub(crate) held: bool,
     /// How often it was started before.
     pub(crate) attempts: u32,
     pub(crate) started: Option<Time>,
     pub(crate) ended: Option<Time>,
+}
+
+/// A periodic job.
+pub(crate) struct Series {
+    every: Every,
+    calls: usize,
+    /// When the next tick is due, at a fixed rate.
+    next: Time,
+    /// There is to be one job more when the last has ended.
+    owed: bool,
+    pub(crate) last: Option<usize>,
+    pub(crate) submitted: u64,
+    pub(crate) missed: u64,
+    pub(crate) stopped: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tick {
+    series: usize,
+    /// It is beside those that have times.
+    owed: bool,
+}
+
+/// What waits in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Item {
+    Job(usize),
+    Tick(Tick),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -107,7 +137,7 @@ pub(crate) struct Model {
     pub(crate) jobs: Vec<Job>,
     /// What the queue holds at each level, jobs that have ended in it included, and whether it has no place. With or without
     /// a key, jobs of low and of high priority are in the same line.
-    lines: [VecDeque<(usize, bool)>; 4],
+    lines: [VecDeque<(Item, bool)>; 4],
     /// How many places of each priority jobs have that their keys hold back.
     reserved: [usize; 3],
     passed_over: [u32; 3],
@@ -117,10 +147,14 @@ pub(crate) struct Model {
     /// The jobs that have been started and have not returned, one inside the other.
     stack: Vec<usize>,
     agenda: BTreeMap<(Time, u64), usize>,
+    pub(crate) series: Vec<Series>,
+    ticks: BTreeMap<(Time, u64), Tick>,
     number: u64,
     alarm: Time,
     phase: Phase,
     busy: bool,
+    /// How many starts there have been.
+    starts: u64,
     pub(crate) rejected: u64,
     pub(crate) dropped: u64,
     pub(crate) retried: u64,
@@ -146,10 +180,13 @@ impl Model {
             keys: BTreeMap::new(),
             stack: Vec::new(),
             agenda: BTreeMap::new(),
+            series: Vec::new(),
+            ticks: BTreeMap::new(),
             number: 0,
             alarm: NEVER,
             phase: Phase::Open,
             busy: false,
+            starts: 0,
             rejected: 0,
             dropped: 0,
             retried: 0,
@@ -214,13 +251,21 @@ impl Model {
             if self.jobs[k].spec.key.is_some() {
                 self.enter(k, Share::Not, true);
             } else {
-                let line = self.line(k);
-                let beyond = line == PLAIN && self.is_full(line);
-                self.lines[line].push_back((k, beyond));
+                self.push_due(self.line(k), Item::Job(k));
             }
         }
-        let first = self.agenda.first_key_value().map_or(NEVER, |((at, _), _)| *at);
-        self.alarm = self.alarm.min(first);
+        while let Some((&place, &tick)) = self.ticks.first_key_value().filter(|((at, _), _)| *at <= self.now)
+        {
+            self.ticks.remove(&place);
+            self.push_due(PLAIN, Item::Tick(tick));
+        }
+        let first = self.agenda.keys().next().into_iter().chain(self.ticks.keys().next());
+        self.alarm = first.map(|(at, _)| *at).fold(self.alarm, Time::min);
+    }
+
+    fn push_due(&mut self, line: usize, item: Item) {
+        let beyond = line == PLAIN && self.is_full(line);
+        self.lines[line].push_back((item, beyond));
     }
 
     // The end of contexts.
@@ -259,10 +304,13 @@ impl Model {
         self.jobs[k].stage = stage;
         self.jobs[k].ended = Some(self.now);
         self.filed.push(k);
+        if let Some(series) = self.jobs[k].series {
+            self.job_ended(series);
+        }
     }
 
     pub(crate) fn cancel(&mut self, k: usize) {
-        if self.jobs[k].held {
+        if self.jobs[k].held || self.series.iter().any(|series| series.last == Some(k)) {
             self.cancel_job(k);
         }
     }
@@ -306,6 +354,7 @@ impl Model {
             watched: None,
             listens: None,
             held_back: None,
+            series: None,
             held: false,
             attempts: 0,
             started: None,
@@ -352,7 +401,7 @@ impl Model {
                     self.drop_one(self.line(k));
                     self.enter(k, share, true)
                 }
-                NoRoom::Waits if self.stack.is_empty() => self.wait_for_room(k, share)?,
+                NoRoom::Waits if !self.busy => self.wait_for_room(k, share)?,
                 NoRoom::Waits if self.jobs[k].spec.key.is_some() => self.enter(k, share, true),
                 NoRoom::Waits => {
                     self.accepted += 1;
@@ -430,7 +479,7 @@ impl Model {
             if self.is_full(line) && !force {
                 return Entry::NoRoom;
             }
-            self.lines[line].push_back((k, false));
+            self.lines[line].push_back((Item::Job(k), false));
             self.jobs[k].stage = Stage::Queued;
             return Entry::In;
         };
@@ -451,7 +500,7 @@ impl Model {
         let key = self.keys.entry(key).or_default();
         if key.held.is_empty() && key.holders.len() < limit {
             key.holders.push(k);
-            self.lines[line].push_back((k, false));
+            self.lines[line].push_back((Item::Job(k), false));
         } else {
             key.held.push(k);
             self.number += 1;
@@ -508,7 +557,7 @@ impl Model {
             self.jobs[first].held_back = None;
             self.reserved[self.jobs[first].spec.priority] -= 1;
             let line = self.line(first);
-            self.lines[line].push_back((first, false));
+            self.lines[line].push_back((Item::Job(first), false));
             key.holders.push(first);
         }
         if !key.holders.is_empty() || !key.held.is_empty() {
@@ -579,13 +628,18 @@ impl Model {
     fn drop_one(&mut self, line: usize) {
         let first = self.lines[line].iter().position(|(_, beyond)| !beyond);
         let oldest = match first {
-            Some(first) => self.lines[line].remove(first).map(|(k, _)| k),
+            Some(first) => self.lines[line].remove(first).map(|(item, _)| item),
             None => {
                 let priority = if line == KEYED { PLAIN } else { line };
-                self.all_held().into_iter().find(|k| self.jobs[*k].spec.priority == priority)
+                let mut held = self.all_held().into_iter();
+                held.find(|k| self.jobs[*k].spec.priority == priority).map(Item::Job)
             }
         };
-        let oldest = oldest.expect("a full queue");
+        let oldest = match oldest.expect("a full queue") {
+            Item::Job(oldest) => oldest,
+            // It is no job, and comes again at once.
+            Item::Tick(tick) => return self.set_tick(self.now, tick),
+        };
         self.look(oldest);
         if self.jobs[oldest].stage == Stage::Queued {
             self.dropped += 1;
@@ -615,7 +669,7 @@ impl Model {
 
     // Work.
 
-    fn pop(&mut self) -> Option<usize> {
+    fn pop(&mut self) -> Option<Item> {
         let [low, plain, high, keyed] = [0, 1, 2, 3].map(|line| !self.lines[line].is_empty());
         let waits = [low, plain || keyed, high];
         if low || high || keyed {
@@ -629,16 +683,16 @@ impl Model {
                 }
             }
             if chosen != PLAIN {
-                return self.lines[chosen].pop_front().map(|(k, _)| k);
+                return self.lines[chosen].pop_front().map(|(item, _)| item);
             }
         } else if !self.lines[PLAIN].iter().any(|(_, beyond)| *beyond) {
-            return self.lines[PLAIN].pop_front().map(|(k, _)| k);
+            return self.lines[PLAIN].pop_front().map(|(item, _)| item);
         }
         if plain {
             self.turn_of_the_plain = !keyed || !self.turn_of_the_plain;
         }
         let line = if plain && self.turn_of_the_plain { PLAIN } else { KEYED };
-        self.lines[line].pop_front().map(|(k, _)| k)
+        self.lines[line].pop_front().map(|(item, _)| item)
     }
 
     pub(crate) fn step(&mut self) -> Stepped {
@@ -652,8 +706,21 @@ impl Model {
                 Phase::Open | Phase::Draining => self.pop(),
                 Phase::Stopped => None,
             };
-            let Some(k) = next else { return nothing };
+            let Some(item) = next else { return nothing };
             nothing = Stepped::Cleared;
+            let k = match item {
+                Item::Job(k) => k,
+                Item::Tick(tick) => {
+                    let before = self.starts;
+                    self.busy = true;
+                    self.tick(tick);
+                    self.busy = false;
+                    if self.starts > before {
+                        return Stepped::Ran;
+                    }
+                    continue;
+                }
+            };
             // One that waits for its time or its key has left an old place behind.
             if self.jobs[k].stage != Stage::Queued || self.jobs[k].held_back.is_some() {
                 continue;
@@ -710,6 +777,7 @@ impl Model {
             return;
         }
         (self.jobs[k].stage, self.jobs[k].started) = (Stage::Running, Some(self.now));
+        self.starts += 1;
         self.stack.push(k);
         let Spec { script, ending, .. } = self.jobs[k].spec.clone();
         let mut obedient = None;
@@ -724,6 +792,7 @@ impl Model {
                 }
                 Act::Submit(child) => self.submit_child(k, child),
                 Act::Cancel(which) => self.cancel(which % self.jobs.len()),
+                Act::Stop(which) => self.stop_one(*which),
             }
         }
         let stage = match ending {
@@ -790,10 +859,135 @@ impl Model {
         }
     }
 
+    // Periodic jobs.
+
+    pub(crate) fn begin(&mut self, every: &Every) {
+        let next = self.now + every.first.unwrap_or(every.interval);
+        self.series.push(Series {
+            every: every.clone(),
+            calls: 0,
+            next,
+            owed: false,
+            last: None,
+            submitted: 0,
+            missed: 0,
+            stopped: false,
+        });
+        self.set_tick(next, Tick { series: self.series.len() - 1, owed: false });
+    }
+
+    pub(crate) fn stop_one(&mut self, which: usize) {
+        if let Some(which) = which.checked_rem(self.series.len()) {
+            self.stop(which);
+        }
+    }
+
+    fn stop(&mut self, series: usize) {
+        self.series[series].stopped = true;
+        // One that is owed is due by now, and comes to nothing.
+        self.ticks.retain(|_, tick| tick.series != series || tick.owed);
+    }
+
+    fn set_tick(&mut self, at: Time, tick: Tick) {
+        if self.phase != Phase::Open {
+            self.stop(tick.series);
+        }
+        if !self.series[tick.series].stopped {
+            self.number += 1;
+            self.ticks.insert((at, self.number), tick);
+            self.alarm = self.alarm.min(at);
+        }
+    }
+
+    /// It is the turn of a tick.
+    fn tick(&mut self, tick: Tick) {
+        if self.phase != Phase::Open {
+            self.stop(tick.series);
+        }
+        let now = self.now;
+        let series = &mut self.series[tick.series];
+        if series.stopped {
+            return;
+        }
+        if series.every.by_rate && !tick.owed {
+            // This one is the last of those whose times have come.
+            let mut missed = 0;
+            series.next += series.every.interval;
+            while series.next <= now {
+                series.next += series.every.interval;
+                missed += 1;
+            }
+            if missed > 0 && series.every.catches_up && !series.owed {
+                series.owed = true;
+                missed -= 1;
+            }
+            series.missed += missed;
+            let next = series.next;
+            self.set_tick(next, tick);
+        }
+        let series = &mut self.series[tick.series];
+        if series.last.is_some_and(|last| !self.jobs[last].stage.is_finished()) {
+            if (tick.owed || series.every.queues) && !series.owed {
+                series.owed = true;
+            } else {
+                series.missed += 1;
+            }
+            return;
+        }
+        series.calls += 1;
+        match series.every.calls.get(series.calls - 1) {
+            Some(Call::Makes) => self.submit_periodic(tick.series),
+            Some(Call::Panics) => {
+                series.missed += 1;
+                self.job_ended(tick.series);
+            }
+            None => {
+                let spec = series.every.job.clone();
+                self.stop(tick.series);
+                self.add(&spec, None);
+            }
+        }
+    }
+
+    fn submit_periodic(&mut self, series: usize) {
+        let spec = self.series[series].every.job.clone();
+        let k = self.add(&spec, None);
+        let Spec { priority, delay, retry, key, key_limit, .. } = spec;
+        let is_plain = priority == PLAIN && delay.is_none() && retry.is_none() && key.or(key_limit).is_none();
+        if is_plain {
+            self.accepted += 1;
+            self.jobs[k].stage = Stage::Queued;
+        } else {
+            self.accept(k, NoRoom::Waits, Share::Not);
+        }
+        self.series[series].submitted += 1;
+        self.series[series].last = Some(k);
+        if self.jobs[k].stage.is_finished() {
+            self.job_ended(series);
+        } else {
+            self.jobs[k].series = Some(series);
+        }
+        if is_plain {
+            self.run(k);
+        }
+    }
+
+    /// Its last job has ended, or there was none.
+    fn job_ended(&mut self, series: usize) {
+        let Series { every, owed, .. } = &mut self.series[series];
+        if std::mem::take(owed) {
+            self.set_tick(self.now, Tick { series, owed: true });
+        } else if !every.by_rate {
+            let at = self.now + every.interval;
+            self.set_tick(at, Tick { series, owed: false });
+        }
+    }
+
     // The end.
 
     pub(crate) fn shut_down(&mut self, cancel: bool) {
         self.phase = if cancel { Phase::Stopped } else { Phase::Draining };
+        (0..self.series.len()).for_each(|series| self.stop(series));
         let scheduled: Vec<usize> = std::mem::take(&mut self.agenda).into_values().collect();
         scheduled.into_iter().for_each(|k| self.hand_back(k));
         if cancel {
@@ -803,7 +997,11 @@ impl Model {
                 self.jobs[*k].held_back = None;
             }
             self.keys.clear();
-            let queued = std::mem::take(&mut self.lines).into_iter().flatten().map(|(k, _)| k);
+            let queued =
+                std::mem::take(&mut self.lines).into_iter().flatten().filter_map(|(item, _)| match item {
+                    Item::Job(k) => Some(k),
+                    Item::Tick(_) => None,
+                });
             held.into_iter().chain(queued).for_each(|k| self.hand_back(k));
         }
         while self.step() == Stepped::Ran {}

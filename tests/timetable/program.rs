@@ -43,6 +43,8 @@ pub(crate) enum Act {
     Submit(Child),
     /// Cancels one of all the jobs that there are, itself included.
     Cancel(usize),
+    /// Stops one of the periodic jobs.
+    Stop(usize),
 }
 
 #[derive(Clone, Debug)]
@@ -71,6 +73,28 @@ pub(crate) enum Ending {
     Panics,
 }
 
+/// A periodic job.
+#[derive(Clone, Debug)]
+pub(crate) struct Every {
+    /// Or after the job before.
+    pub(crate) by_rate: bool,
+    pub(crate) interval: Time,
+    pub(crate) first: Option<Time>,
+    pub(crate) catches_up: bool,
+    /// Or leaves out what would overlap.
+    pub(crate) queues: bool,
+    pub(crate) job: Spec,
+    /// What its function does when it is called. After these it stops the series: where jobs take longer than the interval,
+    /// there is always one more to run.
+    pub(crate) calls: Vec<Call>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Call {
+    Makes,
+    Panics,
+}
+
 /// What is done to the delegator from outside.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
@@ -83,6 +107,8 @@ pub(crate) enum Step {
     SubmitAll(Vec<Spec>),
     /// Submits them as a set, and waits for all.
     Set(Vec<Spec>),
+    Every(Every),
+    Stop(usize),
     Cancel(usize),
     Look(usize),
     Wait(usize),
@@ -151,9 +177,29 @@ fn scripts(keyed: f64) -> impl Strategy<Value = Vec<Act>> {
             2 => times().prop_map(Act::Sleep),
             3 => child,
             1 => any::<usize>().prop_map(Act::Cancel),
+            1 => any::<usize>().prop_map(Act::Stop),
         ];
         vec(act, 0..4)
     })
+}
+
+fn every(keyed: f64) -> impl Strategy<Value = Every> {
+    let interval = prop_oneof![2 => 1_u64..10, 4 => (1_u64..8).prop_map(|n| n * 10), 1 => Just(500)];
+    let when = (any::<bool>(), interval, option::of(times()), any::<bool>(), any::<bool>());
+    let calls = vec(prop_oneof![5 => Just(Call::Makes), 1 => Just(Call::Panics)], 0..8);
+    (when, specs(scripts(keyed), keyed), calls, any::<bool>()).prop_map(
+        |((by_rate, interval, first, catches_up, queues), job, calls, plain)| {
+            // Without options it runs at once.
+            let options = if plain {
+                (1, None, None, None, None)
+            } else {
+                (job.priority, job.delay, job.retry, job.key, job.key_limit)
+            };
+            let (priority, delay, retry, key, key_limit) = options;
+            let job = Spec { priority, delay, retry, key, key_limit, ..job };
+            Every { by_rate, interval, first, catches_up, queues, job, calls }
+        },
+    )
 }
 
 pub(crate) fn programs() -> impl Strategy<Value = (Setup, Program)> {
@@ -173,6 +219,8 @@ fn programs_of(keyed: f64) -> impl Strategy<Value = (Setup, Program)> {
         4 => job().prop_map(Step::DropOldest),
         1 => vec(job(), 0..5).prop_map(Step::SubmitAll),
         1 => vec(job(), 0..4).prop_map(Step::Set),
+        4 => every(keyed).prop_map(Step::Every),
+        1 => any::<usize>().prop_map(Step::Stop),
         2 => any::<usize>().prop_map(Step::Cancel),
         1 => any::<usize>().prop_map(Step::Look),
         1 => any::<usize>().prop_map(Step::Wait),
