@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::program::{Act, Call, Child, Ending, Every, Setup, Share, Spec, Time};
+use crate::program::{Act, Call, Child, Ending, Every, NoRoom, Setup, Share, Spec, Time};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -51,6 +51,8 @@ pub(crate) struct Job {
     /// How often it was started before.
     pub(crate) attempts: u32,
     pub(crate) started: Option<Time>,
+    /// It was, and not by a caller.
+    pub(crate) on_worker: bool,
     pub(crate) ended: Option<Time>,
 }
 
@@ -98,14 +100,6 @@ pub(crate) enum Stepped {
     Ran,
 }
 
-/// What becomes of a submission that finds no room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum NoRoom {
-    Fails,
-    Waits,
-    DropsOldest,
-}
-
 /// What became of one that asked for a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Entry {
@@ -144,7 +138,7 @@ pub(crate) struct Model {
     /// The last that was taken of normal priority had no key.
     turn_of_the_plain: bool,
     keys: BTreeMap<usize, Key>,
-    /// The jobs that have been started and have not returned, one inside the other.
+    /// The jobs that have been started and have not returned, one inside the other: those of the worker, or of a caller.
     stack: Vec<usize>,
     agenda: BTreeMap<(Time, u64), usize>,
     pub(crate) series: Vec<Series>,
@@ -152,6 +146,7 @@ pub(crate) struct Model {
     number: u64,
     alarm: Time,
     phase: Phase,
+    /// The worker has something to do.
     busy: bool,
     /// How many starts there have been.
     starts: u64,
@@ -224,14 +219,22 @@ impl Model {
         self.timers().map(|(at, ..)| at).fold(self.alarm, Time::min)
     }
 
-    fn pass(&mut self, until: Time) {
+    /// `false` if nothing will ever be due.
+    fn pass(&mut self, until: Time) -> bool {
         let next = self.next().min(until);
-        assert!(next != NEVER, "the model waits for ever");
+        if next == NEVER {
+            return false;
+        }
         self.now = self.now.max(next);
         while let Some((.., k)) = self.timers().filter(|(at, ..)| *at <= self.now).min() {
             self.look(k);
         }
         self.fire();
+        true
+    }
+
+    fn pass_in_the_end(&mut self, until: Time) {
+        assert!(self.pass(until), "the model waits for ever");
     }
 
     fn fire(&mut self) {
@@ -358,6 +361,7 @@ impl Model {
             held: false,
             attempts: 0,
             started: None,
+            on_worker: false,
             ended: None,
         });
         self.jobs.len() - 1
@@ -401,9 +405,12 @@ impl Model {
                     self.drop_one(self.line(k));
                     self.enter(k, share, true)
                 }
-                NoRoom::Waits if !self.busy => self.wait_for_room(k, share)?,
-                NoRoom::Waits if self.jobs[k].spec.key.is_some() => self.enter(k, share, true),
-                NoRoom::Waits => {
+                NoRoom::Waits | NoRoom::RunsHere if self.is_at_work() && self.jobs[k].spec.key.is_some() => {
+                    self.enter(k, share, true)
+                }
+                NoRoom::Waits if !self.is_at_work() => self.wait_for_room(k, share)?,
+                NoRoom::RunsHere if !self.takes_key(k) => self.wait_for_room(k, share)?,
+                NoRoom::Waits | NoRoom::RunsHere => {
                     self.accepted += 1;
                     self.jobs[k].stage = Stage::Queued;
                     self.run(k);
@@ -416,6 +423,11 @@ impl Model {
             _ => self.accepted += 1,
         }
         None
+    }
+
+    /// Whether this is inside a job, or where the function of a periodic one is called.
+    fn is_at_work(&self) -> bool {
+        self.busy || !self.stack.is_empty()
     }
 
     /// `None` if the job ends instead.
@@ -434,7 +446,7 @@ impl Model {
                 patience = NEVER;
             }
             if self.step() == Stepped::Idle {
-                self.pass(self.jobs[k].deadline.min(patience));
+                self.pass_in_the_end(self.jobs[k].deadline.min(patience));
             }
         }
     }
@@ -515,6 +527,18 @@ impl Model {
 
     // Keys.
 
+    /// Has it start without having been in the queue, if its key has room.
+    fn takes_key(&mut self, k: usize) -> bool {
+        let limit = self.limit(k);
+        let Some(key) = self.jobs[k].spec.key else { return true };
+        let key = self.keys.entry(key).or_default();
+        let has_room = key.held.is_empty() && key.holders.len() < limit;
+        if has_room {
+            key.holders.push(k);
+        }
+        has_room
+    }
+
     fn limit(&self, k: usize) -> usize {
         self.jobs[k].spec.key_limit.unwrap_or(self.setup.key_limit).max(1)
     }
@@ -577,10 +601,11 @@ impl Model {
         late.collect::<Vec<_>>().into_iter().for_each(|k| self.look(k));
     }
 
-    /// A job that waits for this one, which is queued, does what it takes.
-    fn run_inside(&mut self, k: usize) {
+    /// A job that waits for this one, which is queued, does what it takes. `false` if there is nothing that it can do.
+    fn run_inside(&mut self, k: usize) -> bool {
         if self.jobs[k].held_back.is_none() {
-            return self.run(k);
+            self.run(k);
+            return true;
         }
         let name = self.jobs[k].spec.key.expect("it is held back");
         let key = self.keys.get_mut(&name).expect("it is known");
@@ -592,9 +617,13 @@ impl Model {
             self.reserved[self.jobs[k].spec.priority] -= 1;
             self.run(k);
         } else {
-            let first = *key.holders.first().expect("somebody holds it back");
+            let mut holders = key.holders.iter();
+            let Some(&first) = holders.find(|holder| self.jobs[**holder].stage == Stage::Queued) else {
+                return false;
+            };
             self.run(first);
         }
+        true
     }
 
     // Submissions.
@@ -621,6 +650,12 @@ impl Model {
     pub(crate) fn drop_oldest(&mut self, spec: &Spec) {
         let k = self.add(spec, None);
         self.accept(k, NoRoom::DropsOldest, Share::Not);
+        self.jobs[k].held = true;
+    }
+
+    pub(crate) fn run_here(&mut self, spec: &Spec) {
+        let k = self.add(spec, None);
+        self.accept(k, NoRoom::RunsHere, Share::Not);
         self.jobs[k].held = true;
     }
 
@@ -712,9 +747,7 @@ impl Model {
                 Item::Job(k) => k,
                 Item::Tick(tick) => {
                     let before = self.starts;
-                    self.busy = true;
-                    self.tick(tick);
-                    self.busy = false;
+                    self.on_the_worker(|model| model.tick(tick));
                     if self.starts > before {
                         return Stepped::Ran;
                     }
@@ -727,12 +760,18 @@ impl Model {
             }
             self.look(k);
             if self.jobs[k].stage == Stage::Queued {
-                self.busy = true;
-                self.run(k);
-                self.busy = false;
+                self.on_the_worker(|model| model.run(k));
                 return Stepped::Ran;
             }
         }
+    }
+
+    fn on_the_worker(&mut self, action: impl FnOnce(&mut Model)) {
+        let callers = std::mem::take(&mut self.stack);
+        self.busy = true;
+        action(self);
+        self.busy = false;
+        self.stack = callers;
     }
 
     pub(crate) fn advance(&mut self, time: Time) -> usize {
@@ -747,7 +786,7 @@ impl Model {
                 self.now = self.now.max(until);
                 return ran;
             }
-            self.pass(next);
+            self.pass_in_the_end(next);
         }
     }
 
@@ -758,7 +797,7 @@ impl Model {
                 return;
             }
             if self.step() == Stepped::Idle {
-                self.pass(self.jobs[k].deadline);
+                self.pass_in_the_end(self.jobs[k].deadline);
             }
         }
     }
@@ -766,7 +805,7 @@ impl Model {
     pub(crate) fn wait_for_set(&mut self, members: &[usize]) {
         while members.iter().any(|k| !self.jobs[*k].stage.is_finished()) {
             if self.step() == Stepped::Idle {
-                self.pass(NEVER);
+                self.pass_in_the_end(NEVER);
             }
         }
     }
@@ -777,10 +816,12 @@ impl Model {
             return;
         }
         (self.jobs[k].stage, self.jobs[k].started) = (Stage::Running, Some(self.now));
+        self.jobs[k].on_worker = self.busy;
         self.starts += 1;
         self.stack.push(k);
         let Spec { script, ending, .. } = self.jobs[k].spec.clone();
         let mut obedient = None;
+        let mut broken = false;
         for act in &script {
             match act {
                 Act::Sleep(time) => {
@@ -790,12 +831,18 @@ impl Model {
                         break;
                     }
                 }
-                Act::Submit(child) => self.submit_child(k, child),
+                Act::Submit(child) => {
+                    broken = !self.submit_child(k, child);
+                    if broken {
+                        break;
+                    }
+                }
                 Act::Cancel(which) => self.cancel(which % self.jobs.len()),
                 Act::Stop(which) => self.stop_one(*which),
             }
         }
         let stage = match ending {
+            _ if broken => Stage::Panicked,
             Ending::Obeys => obedient.or_else(|| self.end(k)).unwrap_or(Stage::Completed),
             Ending::Succeeds => Stage::Completed,
             Ending::Fails => Stage::Failed,
@@ -839,24 +886,29 @@ impl Model {
             if until <= self.now {
                 return true;
             }
-            self.pass(until.min(self.jobs[k].deadline));
+            self.pass_in_the_end(until.min(self.jobs[k].deadline));
         }
     }
 
-    fn submit_child(&mut self, parent: usize, child: &Child) {
+    /// `false` if it waits for what will never be: this panics.
+    fn submit_child(&mut self, parent: usize, child: &Child) -> bool {
         let k = self.add(&child.spec, child.derived.then_some(parent));
-        let no_room = if child.tries { NoRoom::Fails } else { NoRoom::Waits };
-        let other = self.accept(k, no_room, child.share());
+        let other = self.accept(k, child.no_room, child.share());
         self.jobs[k].held = self.jobs[k].stage != Stage::Outside;
         let awaited = other.unwrap_or(k);
         while child.waited && self.jobs[awaited].stage.waits() {
             self.look(awaited);
-            match self.jobs[awaited].stage {
+            let goes_on = match self.jobs[awaited].stage {
                 Stage::Queued => self.run_inside(awaited),
-                Stage::Scheduled => self.pass(self.jobs[awaited].deadline),
-                _ => {}
+                Stage::Scheduled => false,
+                _ => true,
+            };
+            // A caller leaves the worker free.
+            if !goes_on && self.step() == Stepped::Idle && !self.pass(self.jobs[awaited].deadline) {
+                return false;
             }
         }
+        true
     }
 
     // Periodic jobs.

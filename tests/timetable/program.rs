@@ -47,20 +47,29 @@ pub(crate) enum Act {
     Stop(usize),
 }
 
+/// What becomes of a submission that finds no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoRoom {
+    Fails,
+    Waits,
+    RunsHere,
+    DropsOldest,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Child {
     pub(crate) spec: Spec,
     /// Under the context of the job that submits it.
     pub(crate) derived: bool,
     pub(crate) waited: bool,
-    pub(crate) tries: bool,
-    /// If it has a key, and does not try.
+    pub(crate) no_room: NoRoom,
+    /// If it has a key, and waits for room.
     shares: Share,
 }
 
 impl Child {
     pub(crate) fn share(&self) -> Share {
-        if self.spec.key.is_some() && !self.tries { self.shares } else { Share::Not }
+        if self.spec.key.is_some() && self.no_room == NoRoom::Waits { self.shares } else { Share::Not }
     }
 }
 
@@ -104,6 +113,8 @@ pub(crate) enum Step {
     Try(Spec),
     /// In place of the oldest, if the queue is full.
     DropOldest(Spec),
+    /// On the calling thread, if the queue is full.
+    RunHere(Spec),
     SubmitAll(Vec<Spec>),
     /// Submits them as a set, and waits for all.
     Set(Vec<Spec>),
@@ -164,13 +175,22 @@ fn shares() -> impl Strategy<Value = Share> {
     prop_oneof![2 => Just(Share::Not), 1 => Just(Share::Joins), 1 => Just(Share::Replaces)]
 }
 
+fn no_room() -> impl Strategy<Value = NoRoom> {
+    prop_oneof![
+        3 => Just(NoRoom::Waits),
+        2 => Just(NoRoom::Fails),
+        1 => Just(NoRoom::RunsHere),
+        1 => Just(NoRoom::DropsOldest),
+    ]
+}
+
 fn scripts(keyed: f64) -> impl Strategy<Value = Vec<Act>> {
     let leaf =
         vec(prop_oneof![4 => times().prop_map(Act::Sleep), 1 => any::<usize>().prop_map(Act::Cancel)], 0..3);
     leaf.prop_recursive(2, 6, 2, move |inner| {
-        let child = (specs(inner, keyed), any::<bool>(), any::<bool>(), any::<bool>(), shares()).prop_map(
-            |(spec, derived, waited, tries, shares)| {
-                Act::Submit(Child { spec, derived, waited, tries, shares })
+        let child = (specs(inner, keyed), any::<bool>(), any::<bool>(), no_room(), shares()).prop_map(
+            |(spec, derived, waited, no_room, shares)| {
+                Act::Submit(Child { spec, derived, waited, no_room, shares })
             },
         );
         let act = prop_oneof![
@@ -217,6 +237,7 @@ fn programs_of(keyed: f64) -> impl Strategy<Value = (Setup, Program)> {
         }),
         4 => job().prop_map(Step::Try),
         4 => job().prop_map(Step::DropOldest),
+        4 => job().prop_map(Step::RunHere),
         1 => vec(job(), 0..5).prop_map(Step::SubmitAll),
         1 => vec(job(), 0..4).prop_map(Step::Set),
         4 => every(keyed).prop_map(Step::Every),

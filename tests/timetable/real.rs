@@ -10,7 +10,7 @@ use workpath::{
 };
 
 use crate::model::{Model, Stage, Stepped};
-use crate::program::{Act, Call, Child, Ending, Every, Program, Setup, Share, Spec, Step, Time};
+use crate::program::{Act, Call, Child, Ending, Every, NoRoom, Program, Setup, Share, Spec, Step, Time};
 
 macro_rules! ensure {
     ($holds:expr, $($what:tt)+) => {
@@ -24,7 +24,8 @@ macro_rules! ensure {
 pub(crate) fn hush() {
     let loud = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        if info.payload().downcast_ref::<&str>() != Some(&"planned") {
+        let what = info.payload().downcast_ref::<&str>().unwrap_or(&"");
+        if *what != "planned" && !what.starts_with("this would wait for ever") {
             loud(info);
         }
     }));
@@ -180,10 +181,13 @@ impl Made {
         if child.derived {
             job = job.with_context(ctx);
         }
-        let handle = if child.tries {
-            self.submit(job, |job| self.submitter.try_submit(job))
-        } else {
-            self.submit_sharing(&child.spec, job, child.share())
+        let handle = match child.no_room {
+            NoRoom::Fails => self.submit(job, |job| self.submitter.try_submit(job)),
+            NoRoom::Waits => self.submit_sharing(&child.spec, job, child.share()),
+            NoRoom::RunsHere => self.submit(job, |job| self.submitter.submit_with(job, Overflow::CallerRuns)),
+            NoRoom::DropsOldest => {
+                self.submit(job, |job| self.submitter.submit_with(job, Overflow::DropOldest))
+            }
         };
         // One that it has joined and that runs is below it: that would wait for itself.
         let waited = |handle: &JobHandle| child.waited && handle.state() != JobState::Running;
@@ -205,7 +209,9 @@ pub(crate) fn run(setup: &Setup, program: &Program) -> Result<(), String> {
         .queue_capacity(setup.capacity)
         .retain(Retention::last(usize::MAX))
         .retry_budget(RetryBudget::unlimited())
-        .key_limit(setup.key_limit);
+        .key_limit(setup.key_limit)
+        // Nothing of it is in the model.
+        .stuck_after(Duration::MAX);
     if let Some(timeout) = setup.default_timeout {
         builder = builder.default_timeout(Duration::from_millis(timeout));
     }
@@ -245,6 +251,10 @@ impl Real {
             Step::DropOldest(spec) => {
                 model.drop_oldest(spec);
                 made.submit(made.job(spec), |job| self.delegator.submit_with(job, Overflow::DropOldest));
+            }
+            Step::RunHere(spec) => {
+                model.run_here(spec);
+                made.submit(made.job(spec), |job| self.delegator.submit_with(job, Overflow::CallerRuns));
             }
             Step::SubmitAll(specs) => {
                 model.try_submit_all(specs);
@@ -411,10 +421,12 @@ impl Real {
             ensure!(
                 record.run_time() == Duration::from_millis(ran)
                     && record.attempts() == job.attempts + u32::from(job.started.is_some())
-                    && record.started_at().is_some() == job.started.is_some(),
-                "job {k} ran for {:?} instead of {ran} ms, in {} attempts",
+                    && record.started_at().is_some() == job.started.is_some()
+                    && record.worker().is_some() == (job.started.is_some() && job.on_worker),
+                "job {k} ran for {:?} instead of {ran} ms, in {} attempts, on {:?}",
                 record.run_time(),
-                record.attempts()
+                record.attempts(),
+                record.worker()
             );
         }
         Ok(())
