@@ -778,7 +778,7 @@ impl Model {
         let until = self.now + time;
         let mut ran = 0;
         loop {
-            while self.step() == Stepped::Ran {
+            while self.now <= until && self.step() == Stepped::Ran {
                 ran += 1;
             }
             let next = self.next();
