@@ -421,7 +421,8 @@ impl Engine {
 
     /// The job that has waited longest at this level. Its place is free, or will be when it has ended.
     pub(crate) fn take_oldest(&self, level: Level) -> Option<Arc<Task>> {
-        let held = || self.keys.get().filter(|_| level != Level::Normal)?.oldest_held(level);
+        let may_give_way = level != Level::Normal && self.queue.holds_any();
+        let held = || self.keys.get().filter(|_| may_give_way)?.oldest_held(level);
         self.queue.take_oldest(level).or_else(held)
     }
 

@@ -67,6 +67,15 @@ pub(crate) enum Share {
     Replace(Vec<Arc<Task>>),
 }
 
+impl Share {
+    /// This job, which is not to end for itself, is none of them.
+    pub(crate) fn leave_out(&mut self, task: &Arc<Task>) {
+        if let Share::Replace(older) = self {
+            older.retain(|other| !Arc::ptr_eq(other, task));
+        }
+    }
+}
+
 /// How a worker that waits for a job gets on.
 pub(crate) enum Way {
     /// By running this one, which has what it needs.

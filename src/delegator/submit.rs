@@ -631,6 +631,10 @@ fn make_room(
         {
             engine.registry.begin_submission();
             engine.registry.accept_submission();
+            if let Some(share @ Share::Replace(_)) = share {
+                engine.look_at_key(&task, share);
+                share.leave_out(&task);
+            }
             drop(task);
             worker::run_inline(&handle.task);
             return Ok(handle);

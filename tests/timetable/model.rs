@@ -148,6 +148,8 @@ pub(crate) struct Model {
     phase: Phase,
     /// The worker has something to do.
     busy: bool,
+    /// The operation that is on waits for what will never be: it panics.
+    hopeless: bool,
     /// How many starts there have been.
     starts: u64,
     pub(crate) rejected: u64,
@@ -181,6 +183,7 @@ impl Model {
             alarm: NEVER,
             phase: Phase::Open,
             busy: false,
+            hopeless: false,
             starts: 0,
             rejected: 0,
             dropped: 0,
@@ -391,7 +394,8 @@ impl Model {
             return None;
         }
         let mut entry = self.enter(k, share, false);
-        if entry == Entry::NoRoom && self.line(k) != PLAIN {
+        let Spec { priority, key, .. } = self.jobs[k].spec;
+        if entry == Entry::NoRoom && (priority, key) != (PLAIN, None) {
             self.end_late();
             entry = self.enter(k, share, false);
         }
@@ -401,20 +405,30 @@ impl Model {
                     self.rejected += 1;
                     return None;
                 }
+                NoRoom::DropsOldest if self.setup.capacity == 0 => {
+                    self.rejected += 1;
+                    return None;
+                }
                 NoRoom::DropsOldest => {
                     self.drop_one(self.line(k));
                     self.enter(k, share, true)
                 }
-                NoRoom::Waits | NoRoom::RunsHere if self.is_at_work() && self.jobs[k].spec.key.is_some() => {
+                _ if self.setup.capacity > 0 && self.is_at_work() && key.is_some() => {
                     self.enter(k, share, true)
                 }
                 NoRoom::Waits if !self.is_at_work() => self.wait_for_room(k, share)?,
-                NoRoom::RunsHere if !self.takes_key(k) => self.wait_for_room(k, share)?,
                 NoRoom::Waits | NoRoom::RunsHere => {
-                    self.accepted += 1;
-                    self.jobs[k].stage = Stage::Queued;
-                    self.run(k);
-                    return None;
+                    let others = self.others(k);
+                    if self.takes_key(k) {
+                        self.accepted += 1;
+                        self.jobs[k].stage = Stage::Queued;
+                        self.run(k);
+                        if share == Share::Replaces {
+                            self.replace(k, others);
+                        }
+                        return None;
+                    }
+                    self.wait_for_room(k, share)?
                 }
             };
         }
@@ -430,7 +444,7 @@ impl Model {
         self.busy || !self.stack.is_empty()
     }
 
-    /// `None` if the job ends instead.
+    /// `None` if the job ends instead, or there will never be room.
     fn wait_for_room(&mut self, k: usize, share: Share) -> Option<Entry> {
         let mut patience = self.now + 1;
         loop {
@@ -445,8 +459,10 @@ impl Model {
             if patience <= self.now {
                 patience = NEVER;
             }
-            if self.step() == Stepped::Idle {
-                self.pass_in_the_end(self.jobs[k].deadline.min(patience));
+            if self.step() == Stepped::Idle && !self.pass(self.jobs[k].deadline.min(patience)) {
+                assert!(self.is_at_work(), "the model waits for ever");
+                self.hopeless = true;
+                return None;
             }
         }
     }
@@ -471,10 +487,17 @@ impl Model {
     /// Where it waits in the queue.
     fn line(&self, k: usize) -> usize {
         let spec = &self.jobs[k].spec;
+        if self.setup.capacity == 0 {
+            // There is nothing to overtake in.
+            return PLAIN;
+        }
         if spec.priority == PLAIN && spec.key.is_some() { KEYED } else { spec.priority }
     }
 
     fn is_full(&self, line: usize) -> bool {
+        if self.setup.capacity == 0 {
+            return self.busy || self.lines[PLAIN].iter().any(|(_, beyond)| !beyond);
+        }
         let with_places = self.lines[line].iter().filter(|(_, beyond)| !beyond).count();
         let reserved = match line {
             PLAIN => 0,
@@ -491,7 +514,7 @@ impl Model {
             if self.is_full(line) && !force {
                 return Entry::NoRoom;
             }
-            self.lines[line].push_back((Item::Job(k), false));
+            self.put(k);
             self.jobs[k].stage = Stage::Queued;
             return Entry::In;
         };
@@ -503,16 +526,20 @@ impl Model {
         let others = self.others(k);
         // It has the place of one that ends for it.
         let exchanges = share == Share::Replaces
-            && others.iter().any(|other| self.jobs[*other].held_back.is_some() && self.line(*other) == line);
-        if self.is_full(line) && !force && !exchanges {
+            && others.iter().any(|other| {
+                let other = &self.jobs[*other];
+                other.held_back.is_some() && other.spec.priority == self.jobs[k].spec.priority
+            });
+        let key_has_room = self.key_has_room(k);
+        let has_room = !self.is_full(line) && (key_has_room || self.setup.capacity > 0);
+        if !has_room && !force && !exchanges {
             return Entry::NoRoom;
         }
         self.jobs[k].stage = Stage::Queued;
-        let limit = self.limit(k);
         let key = self.keys.entry(key).or_default();
-        if key.held.is_empty() && key.holders.len() < limit {
+        if key_has_room {
             key.holders.push(k);
-            self.lines[line].push_back((Item::Job(k), false));
+            self.put(k);
         } else {
             key.held.push(k);
             self.number += 1;
@@ -525,18 +552,32 @@ impl Model {
         Entry::In
     }
 
+    /// Puts it in the queue, where it has a place.
+    fn put(&mut self, k: usize) {
+        if self.setup.capacity == 0 {
+            return self.push_due(PLAIN, Item::Job(k));
+        }
+        let line = self.line(k);
+        self.lines[line].push_back((Item::Job(k), false));
+    }
+
     // Keys.
 
-    /// Has it start without having been in the queue, if its key has room.
+    fn key_has_room(&self, k: usize) -> bool {
+        let key = self.jobs[k].spec.key.and_then(|key| self.keys.get(&key));
+        key.is_none_or(|key| key.held.is_empty() && key.holders.len() < self.limit(k))
+    }
+
+    /// Has it start without having been in the queue, if its key has room, or a job that it is inside of has it.
     fn takes_key(&mut self, k: usize) -> bool {
-        let limit = self.limit(k);
         let Some(key) = self.jobs[k].spec.key else { return true };
-        let key = self.keys.entry(key).or_default();
-        let has_room = key.held.is_empty() && key.holders.len() < limit;
-        if has_room {
-            key.holders.push(k);
+        let has_room = self.key_has_room(k);
+        let holders = &mut self.keys.entry(key).or_default().holders;
+        let takes = has_room || holders.iter().any(|holder| self.stack.contains(holder));
+        if takes {
+            holders.push(k);
         }
-        has_room
+        takes
     }
 
     fn limit(&self, k: usize) -> usize {
@@ -580,8 +621,7 @@ impl Model {
             let first = key.held.remove(0);
             self.jobs[first].held_back = None;
             self.reserved[self.jobs[first].spec.priority] -= 1;
-            let line = self.line(first);
-            self.lines[line].push_back((Item::Job(first), false));
+            self.put(first);
             key.holders.push(first);
         }
         if !key.holders.is_empty() || !key.held.is_empty() {
@@ -650,7 +690,7 @@ impl Model {
     pub(crate) fn drop_oldest(&mut self, spec: &Spec) {
         let k = self.add(spec, None);
         self.accept(k, NoRoom::DropsOldest, Share::Not);
-        self.jobs[k].held = true;
+        self.jobs[k].held = self.jobs[k].stage != Stage::Outside;
     }
 
     pub(crate) fn run_here(&mut self, spec: &Spec) {
@@ -705,6 +745,13 @@ impl Model {
     // Work.
 
     fn pop(&mut self) -> Option<Item> {
+        if self.setup.capacity == 0 {
+            // The worker is promised to what was accepted.
+            let line = &mut self.lines[PLAIN];
+            let promised = line.iter().position(|(_, beyond)| !beyond);
+            let next = promised.filter(|_| self.phase == Phase::Open).unwrap_or(0);
+            return line.remove(next).map(|(item, _)| item);
+        }
         let [low, plain, high, keyed] = [0, 1, 2, 3].map(|line| !self.lines[line].is_empty());
         let waits = [low, plain || keyed, high];
         if low || high || keyed {
@@ -758,7 +805,7 @@ impl Model {
             if self.jobs[k].stage != Stage::Queued || self.jobs[k].held_back.is_some() {
                 continue;
             }
-            self.look(k);
+            self.on_the_worker(|model| model.look(k));
             if self.jobs[k].stage == Stage::Queued {
                 self.on_the_worker(|model| model.run(k));
                 return Stepped::Ran;
@@ -894,6 +941,9 @@ impl Model {
     fn submit_child(&mut self, parent: usize, child: &Child) -> bool {
         let k = self.add(&child.spec, child.derived.then_some(parent));
         let other = self.accept(k, child.no_room, child.share());
+        if std::mem::take(&mut self.hopeless) {
+            return false;
+        }
         self.jobs[k].held = self.jobs[k].stage != Stage::Outside;
         let awaited = other.unwrap_or(k);
         while child.waited && self.jobs[awaited].stage.waits() {

@@ -227,8 +227,16 @@ pub(crate) fn programs() -> impl Strategy<Value = (Setup, Program)> {
 }
 
 fn programs_of(keyed: f64) -> impl Strategy<Value = (Setup, Program)> {
-    let setup = (prop_oneof![1_usize..4, Just(100)], option::weighted(0.2, times()), 1_usize..3)
-        .prop_map(|(capacity, default_timeout, key_limit)| Setup { capacity, default_timeout, key_limit });
+    let setup = (
+        prop_oneof![1 => Just(0), 3 => 1_usize..4, 1 => Just(100)],
+        option::weighted(0.2, times()),
+        1_usize..3,
+    )
+        .prop_map(|(capacity, default_timeout, key_limit)| Setup {
+            capacity,
+            default_timeout,
+            key_limit,
+        });
     let job = || specs(scripts(keyed), keyed);
     let step = prop_oneof![
         6 => job().prop_map(Step::Submit),
@@ -250,5 +258,13 @@ fn programs_of(keyed: f64) -> impl Strategy<Value = (Setup, Program)> {
         3 => times().prop_map(Step::Advance),
     ];
     let program = (vec(step, 1..25), any::<bool>()).prop_map(|(steps, cancel)| Program { steps, cancel });
-    (setup, program)
+    (setup, program).prop_map(|(setup, mut program)| {
+        for step in &mut program.steps {
+            if let (Step::Every(every), 0) = (step, setup.capacity) {
+                // Without a queue its function may wait for the key for ever.
+                every.job.key = None;
+            }
+        }
+        (setup, program)
+    })
 }
