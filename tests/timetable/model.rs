@@ -878,14 +878,13 @@ impl Model {
                         break;
                     }
                 }
-                Act::Submit(child) => {
-                    broken = !self.submit_child(k, child);
-                    if broken {
-                        break;
-                    }
-                }
+                Act::Submit(child) => broken = !self.submit_child(k, child),
+                Act::Set(specs, waited) => broken = !self.submit_set_inside(specs, *waited),
                 Act::Cancel(which) => self.cancel(which % self.jobs.len()),
                 Act::Stop(which) => self.stop_one(*which),
+            }
+            if broken {
+                break;
             }
         }
         let stage = match ending {
@@ -959,6 +958,52 @@ impl Model {
             }
         }
         true
+    }
+
+    /// Also `false` if it waits for what will never be.
+    fn submit_set_inside(&mut self, specs: &[Spec], waited: bool) -> bool {
+        let mut members = Vec::new();
+        for spec in specs {
+            let k = self.submit_to_set(spec);
+            if std::mem::take(&mut self.hopeless) {
+                self.drop_set(&members);
+                return false;
+            }
+            if self.jobs[k].stage != Stage::Outside {
+                self.watch(k);
+                members.push(k);
+            }
+        }
+        if !waited {
+            self.drop_set(&members);
+            return true;
+        }
+        // It goes round, and runs those that could start.
+        let mut next = 0;
+        while members.iter().any(|k| !self.jobs[*k].stage.is_finished()) {
+            let mut round = (next..members.len()).chain(0..next);
+            if let Some(ready) = round.find(|n| self.is_ready(members[*n])) {
+                next = ready + 1;
+                self.run(members[ready]);
+                continue;
+            }
+            let held = members.iter().filter(|k| self.jobs[**k].held_back.is_some()).copied();
+            let goes_on = held.collect::<Vec<_>>().into_iter().any(|k| self.run_inside(k));
+            if !goes_on && self.step() == Stepped::Idle && !self.pass(NEVER) {
+                self.drop_set(&members);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn is_ready(&self, k: usize) -> bool {
+        self.jobs[k].stage == Stage::Queued && self.jobs[k].held_back.is_none()
+    }
+
+    /// What is left of a set is cancelled.
+    fn drop_set(&mut self, members: &[usize]) {
+        members.iter().for_each(|k| self.cancel_job(*k));
     }
 
     // Periodic jobs.

@@ -41,6 +41,8 @@ pub(crate) struct Spec {
 pub(crate) enum Act {
     Sleep(Time),
     Submit(Child),
+    /// Submits them as a set, and waits for all or drops it.
+    Set(Vec<Spec>, bool),
     /// Cancels one of all the jobs that there are, itself included.
     Cancel(usize),
     /// Stops one of the periodic jobs.
@@ -188,6 +190,8 @@ fn scripts(keyed: f64) -> impl Strategy<Value = Vec<Act>> {
     let leaf =
         vec(prop_oneof![4 => times().prop_map(Act::Sleep), 1 => any::<usize>().prop_map(Act::Cancel)], 0..3);
     leaf.prop_recursive(2, 6, 2, move |inner| {
+        let set = (vec(specs(inner.clone(), keyed), 0..3), prop::bool::weighted(0.8));
+        let set = set.prop_map(|(specs, waited)| Act::Set(specs, waited));
         let child = (specs(inner, keyed), any::<bool>(), any::<bool>(), no_room(), shares()).prop_map(
             |(spec, derived, waited, no_room, shares)| {
                 Act::Submit(Child { spec, derived, waited, no_room, shares })
@@ -196,6 +200,7 @@ fn scripts(keyed: f64) -> impl Strategy<Value = Vec<Act>> {
         let act = prop_oneof![
             2 => times().prop_map(Act::Sleep),
             3 => child,
+            1 => set,
             1 => any::<usize>().prop_map(Act::Cancel),
             1 => any::<usize>().prop_map(Act::Stop),
         ];

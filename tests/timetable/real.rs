@@ -164,6 +164,7 @@ impl Made {
                     }
                 }
                 Act::Submit(child) => self.nest(ctx, child),
+                Act::Set(specs, waited) => self.nest_set(specs, *waited),
                 Act::Cancel(which) => self.cancel(*which),
                 Act::Stop(which) => self.stop(*which),
             }
@@ -173,6 +174,19 @@ impl Made {
             Ending::Obeys => ctx.check().map(|()| Vec::new()),
             Ending::Fails => Err("fails".into()),
             Ending::Panics => panic!("planned"),
+        }
+    }
+
+    /// Those that are refused are no members.
+    fn nest_set(&self, specs: &[Spec], waited: bool) {
+        let mut set = self.submitter.job_set();
+        for spec in specs {
+            let job = self.job(spec);
+            self.lock().push((job.id(), None));
+            let _ = set.submit(job);
+        }
+        if waited {
+            set.wait_all();
         }
     }
 
