@@ -395,6 +395,7 @@ impl Engine {
     pub(crate) fn leave_key(&self, id: JobId, leftovers: bool) {
         if let Some(keys) = self.keys.get() {
             keys.leave(&self.queue, id, leftovers);
+            self.queue.key_is_free();
         }
     }
 

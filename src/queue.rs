@@ -325,6 +325,13 @@ impl<T> Queue<T> {
         }
     }
 
+    /// A key may be free: without a queue, submitters wait for that as well.
+    pub(crate) fn key_is_free(&self) {
+        if self.free.is_some() {
+            self.wake_a_submitter(Level::Normal);
+        }
+    }
+
     /// The item of this level that has waited longest. Its place is for the caller to fill: nobody is called.
     pub(crate) fn take_oldest(&self, level: Level) -> Option<T> {
         if self.free.is_some() {

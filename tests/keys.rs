@@ -1246,3 +1246,29 @@ fn a_job_supersedes_the_one_that_it_is_inside_of_with_a_queue_or_without() {
         assert_eq!(delegator.stats().completed, 1, "it does not supersede itself");
     }
 }
+
+#[test]
+fn without_a_queue_a_key_that_a_caller_had_is_told_to_those_who_wait_for_it() {
+    watchdog(|| {
+        let delegator = Arc::new(sized(1, 0));
+        let busy = occupy(&delegator);
+        let (started, release) = (Gate::new(), Gate::new());
+        let first = gated("first", &started, &release);
+        let caller = {
+            let delegator = Arc::clone(&delegator);
+            thread::spawn(move || delegator.submit_with(first.with_key("key"), Overflow::CallerRuns))
+        };
+        started.wait();
+        busy.release();
+        eventually("the worker is free", || delegator.stats().running == 1);
+        let next = {
+            let delegator = Arc::clone(&delegator);
+            thread::spawn(move || delegator.submit(yields("next", [2]).with_key("key")))
+        };
+        pause();
+        assert!(!next.is_finished());
+        release.open();
+        assert_eq!(caller.join().unwrap().expect("done").state(), JobState::Completed);
+        assert_eq!(next.join().unwrap().expect("accepted").join().unwrap(), [2]);
+    });
+}
