@@ -384,6 +384,11 @@ impl Engine {
         self.keys.get_or_init(Box::default).take_seat(task, self.key_limit, inside)
     }
 
+    /// A job that has the key of this one, and waits for a worker.
+    pub(crate) fn queued_holder(&self, task: &Task) -> Option<Arc<Task>> {
+        self.keys.get()?.queued_holder(task)
+    }
+
     /// Whether this job has what it needs of its key to start.
     #[cold]
     pub(crate) fn has_seat(&self, id: JobId) -> bool {

@@ -203,6 +203,13 @@ impl Keys {
         true
     }
 
+    /// A holder of the key of this job that is not with a worker yet.
+    pub(crate) fn queued_holder(&self, task: &Task) -> Option<Arc<Task>> {
+        let (key, _) = task.key()?;
+        let state = self.state.lock();
+        state.keys.get(&key)?.holders.iter().find(|holder| holder.is_queued()).cloned()
+    }
+
     /// Whether the job is a holder.
     pub(crate) fn has_seat(&self, id: JobId) -> bool {
         self.state.lock().seats.get(&id).is_some_and(|seat| seat.held.is_none())

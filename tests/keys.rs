@@ -1272,3 +1272,25 @@ fn without_a_queue_a_key_that_a_caller_had_is_told_to_those_who_wait_for_it() {
         assert_eq!(next.join().unwrap().expect("accepted").join().unwrap(), [2]);
     });
 }
+
+#[test]
+fn without_a_queue_a_job_makes_way_for_one_that_it_submits() {
+    watchdog(|| {
+        let delegator = Arc::new(sized(1, 0));
+        let (started, release) = (Gate::new(), Gate::new());
+        let (inside, is_in, may_go) = (delegator.submitter(), started.clone(), release.clone());
+        let outer = Job::new("outer", move |_| {
+            is_in.open();
+            may_go.wait();
+            // The worker that the other waits for is this one.
+            inside.submit(yields("inner", [1]).with_key("key"))?.join()
+        });
+        let outer = delegator.submit(outer).unwrap();
+        started.wait();
+        let due = yields("due", [2]).with_key("key").with_delay(Duration::from_millis(1));
+        let due = delegator.submit(due).unwrap();
+        eventually("it is due", || due.state() == JobState::Queued && delegator.stats().keys == 1);
+        release.open();
+        assert_eq!((outer.join().unwrap(), due.join().unwrap()), (vec![1], vec![2]));
+    });
+}

@@ -626,8 +626,7 @@ fn make_room(
             };
         }
         NoRoom::Wait | NoRoom::RunHere
-            if worker::is_on(engine)
-                && (!level.is_keyed() || engine.take_seat(&task, &worker::inside(engine))) =>
+            if worker::is_on(engine) && (!level.is_keyed() || worker::get_seat(engine, &task)) =>
         {
             engine.registry.begin_submission();
             engine.registry.accept_submission();

@@ -418,8 +418,8 @@ impl Model {
                 }
                 NoRoom::Waits if !self.is_at_work() => self.wait_for_room(k, share)?,
                 NoRoom::Waits | NoRoom::RunsHere => {
-                    let others = self.others(k);
-                    if self.takes_key(k) {
+                    if self.gets_key(k) {
+                        let others = self.others(k);
                         self.accepted += 1;
                         self.jobs[k].stage = Stage::Queued;
                         self.run(k);
@@ -641,6 +641,20 @@ impl Model {
         late.collect::<Vec<_>>().into_iter().for_each(|k| self.look(k));
     }
 
+    /// The same; a job does what it can for that.
+    fn gets_key(&mut self, k: usize) -> bool {
+        while !self.takes_key(k) {
+            let Some(holder) = self.queued_holder(k).filter(|_| self.is_at_work()) else { return false };
+            self.run(holder);
+        }
+        true
+    }
+
+    fn queued_holder(&self, k: usize) -> Option<usize> {
+        let key = self.jobs[k].spec.key.and_then(|key| self.keys.get(&key))?;
+        key.holders.iter().copied().find(|holder| self.jobs[*holder].stage == Stage::Queued)
+    }
+
     /// A job that waits for this one, which is queued, does what it takes. `false` if there is nothing that it can do.
     fn run_inside(&mut self, k: usize) -> bool {
         if self.jobs[k].held_back.is_none() {
@@ -656,12 +670,10 @@ impl Model {
             self.jobs[k].held_back = None;
             self.reserved[self.jobs[k].spec.priority] -= 1;
             self.run(k);
-        } else {
-            let mut holders = key.holders.iter();
-            let Some(&first) = holders.find(|holder| self.jobs[**holder].stage == Stage::Queued) else {
-                return false;
-            };
+        } else if let Some(first) = self.queued_holder(k) {
             self.run(first);
+        } else {
+            return false;
         }
         true
     }
