@@ -628,12 +628,12 @@ fn make_room(
         NoRoom::Wait | NoRoom::RunHere
             if worker::is_on(engine) && (!level.is_keyed() || worker::get_seat(engine, &task)) =>
         {
-            engine.registry.begin_submission();
-            engine.registry.accept_submission();
             if let Some(share @ Share::Replace(_)) = share {
                 engine.look_at_key(&task, share);
                 share.leave_out(&task);
             }
+            engine.registry.begin_submission();
+            engine.registry.accept_submission();
             drop(task);
             worker::run_inline(&handle.task);
             return Ok(handle);
