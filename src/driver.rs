@@ -84,10 +84,11 @@ pub(crate) fn pass(until: Tick) -> bool {
     true
 }
 
-/// Runs what can run and lets time pass, until it is `until` and everything is done that was due.
+/// Runs what can run and lets time pass, until it is `until` and everything is done that was due. Starts nothing later than
+/// that: there may be no end of what comes while jobs turn the clock.
 pub(crate) fn run_to(until: Tick, mut ran: impl FnMut()) {
     loop {
-        while step() {
+        while Tick::now() <= until && step() {
             ran();
         }
         leave();

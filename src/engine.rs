@@ -384,6 +384,11 @@ impl Engine {
         self.keys.get_or_init(Box::default).take_seat(task, self.key_limit, inside)
     }
 
+    /// A job that has the key of this one, and waits for a worker.
+    pub(crate) fn queued_holder(&self, task: &Task) -> Option<Arc<Task>> {
+        self.keys.get()?.queued_holder(task)
+    }
+
     /// Whether this job has what it needs of its key to start.
     #[cold]
     pub(crate) fn has_seat(&self, id: JobId) -> bool {
@@ -395,6 +400,7 @@ impl Engine {
     pub(crate) fn leave_key(&self, id: JobId, leftovers: bool) {
         if let Some(keys) = self.keys.get() {
             keys.leave(&self.queue, id, leftovers);
+            self.queue.key_is_free();
         }
     }
 
@@ -421,7 +427,8 @@ impl Engine {
 
     /// The job that has waited longest at this level. Its place is free, or will be when it has ended.
     pub(crate) fn take_oldest(&self, level: Level) -> Option<Arc<Task>> {
-        let held = || self.keys.get().filter(|_| level != Level::Normal)?.oldest_held(level);
+        let may_give_way = level != Level::Normal && self.queue.holds_any();
+        let held = || self.keys.get().filter(|_| may_give_way)?.oldest_held(level);
         self.queue.take_oldest(level).or_else(held)
     }
 

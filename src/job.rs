@@ -398,7 +398,8 @@ impl Job {
     /// with a key is queued all the same, beyond the capacity.
     ///
     /// With a [capacity](crate::Builder::queue_capacity) of zero nothing waits in the queue: then a job is accepted only
-    /// when its key is free, too, and a submission from inside a job may have to wait for that.
+    /// when its key is free, too. A submission from inside a job runs what has the key and waits for a worker, and may have to
+    /// wait for what runs.
     ///
     /// It costs the job an allocation, unless another option has made one, and some locks and look-ups on its way; a
     /// delegator whose jobs have no keys pays nothing.

@@ -67,6 +67,15 @@ pub(crate) enum Share {
     Replace(Vec<Arc<Task>>),
 }
 
+impl Share {
+    /// This job, which is not to end for itself, is none of them.
+    pub(crate) fn leave_out(&mut self, task: &Arc<Task>) {
+        if let Share::Replace(older) = self {
+            older.retain(|other| !Arc::ptr_eq(other, task));
+        }
+    }
+}
+
 /// How a worker that waits for a job gets on.
 pub(crate) enum Way {
     /// By running this one, which has what it needs.
@@ -192,6 +201,13 @@ impl Keys {
         state.seats.insert(task.id, Seat { key: Arc::clone(&key), held: None });
         state.keys.entry(key).or_default().holders.push(Arc::clone(task));
         true
+    }
+
+    /// A holder of the key of this job that is not with a worker yet.
+    pub(crate) fn queued_holder(&self, task: &Task) -> Option<Arc<Task>> {
+        let (key, _) = task.key()?;
+        let state = self.state.lock();
+        state.keys.get(&key)?.holders.iter().find(|holder| holder.is_queued()).cloned()
     }
 
     /// Whether the job is a holder.

@@ -214,7 +214,11 @@ impl<T> Queue<T> {
 
     /// The same beside the channel, and `force` puts it in also where there is no room.
     pub(crate) fn push_at(&self, level: Level, item: T, force: bool) -> Result<(), T> {
-        if self.free.is_some() && !force {
+        if self.free.is_some() {
+            if force {
+                self.push_due(level, item);
+                return Ok(());
+            }
             return self.try_push(item);
         }
         self.beside().jobs.push(item, level.priority(), force)?;
@@ -227,6 +231,7 @@ impl<T> Queue<T> {
     pub(crate) fn push_due(&self, level: Level, item: T) {
         let Err(item) = self.try_push_at(level, item) else { return };
         let jobs = &self.beside().jobs;
+        // Without a queue all are in one line.
         if level == Level::Normal || self.free.is_some() {
             jobs.push_due(item, || self.receiver.len());
         } else {
@@ -242,6 +247,10 @@ impl<T> Queue<T> {
 
     /// Puts an item into the place that was reserved for it.
     pub(crate) fn push_reserved(&self, level: Level, item: T) {
+        if self.free.is_some() {
+            self.beside().jobs.give_up_reserved(level.priority());
+            return self.push_due(level, item);
+        }
         self.beside().jobs.push_reserved(item, level.priority());
         self.wake_a_searcher();
     }
@@ -312,6 +321,13 @@ impl<T> Queue<T> {
     pub(crate) fn offer(&self) {
         if let Some(free) = &self.free {
             free.fetch_add(1, Ordering::SeqCst);
+            self.wake_a_submitter(Level::Normal);
+        }
+    }
+
+    /// A key may be free: without a queue, submitters wait for that as well.
+    pub(crate) fn key_is_free(&self) {
+        if self.free.is_some() {
             self.wake_a_submitter(Level::Normal);
         }
     }

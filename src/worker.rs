@@ -10,7 +10,6 @@ use crate::engine::{BATCH, Engine, Running, Slot};
 use crate::error::{Error, ErrorKind};
 use crate::events::Event;
 use crate::extras::Retrying;
-use crate::id::JobId;
 use crate::job::Run;
 use crate::keys::Way;
 use crate::latency::Writer;
@@ -64,9 +63,19 @@ pub(crate) fn slot_on(engine: &Arc<Engine>) -> Option<Arc<Slot>> {
     current().filter(|worker| Arc::ptr_eq(&worker.engine, engine)).map(|worker| Arc::clone(&worker.slot))
 }
 
-/// The jobs of that delegator that this thread is in.
-pub(crate) fn inside(engine: &Arc<Engine>) -> Vec<JobId> {
-    slot_on(engine).map(|slot| slot.jobs()).unwrap_or_default()
+/// Has a job with a key start without having been in the queue, on this worker's thread. What has the key and waits for a
+/// worker is run first: there may be no other. `false` if somebody else runs what has it.
+#[cold]
+pub(crate) fn get_seat(engine: &Arc<Engine>, task: &Arc<Task>) -> bool {
+    let Some(worker) = current() else { return false };
+    while !engine.take_seat(task, &worker.slot.jobs()) {
+        let Some(holder) = engine.queued_holder(task) else { return false };
+        worker.execute_inline(holder);
+        if engine.queue.phase() != Phase::Open {
+            return false;
+        }
+    }
+    true
 }
 
 /// Runs the job on this thread, which is no worker and has entered the callers with this slot.

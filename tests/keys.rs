@@ -1168,3 +1168,129 @@ fn held_jobs_past_their_deadlines_end_in_the_order_in_which_they_came() {
     let records = delegator.registry().records();
     assert_eq!(records[1..].iter().map(|record| record.id()).collect::<Vec<_>>(), late);
 }
+
+// Without a queue.
+
+fn hand_off() -> Manual {
+    Delegator::builder().queue_capacity(0).manual().unwrap()
+}
+
+/// Lets time pass outside of jobs: what is due meanwhile is queued, and nothing runs.
+fn pass(time: Duration) {
+    Context::background().sleep(time).unwrap();
+}
+
+#[test]
+fn without_a_queue_what_is_due_starts_in_its_order_whatever_its_key_and_priority() {
+    let (delegator, trace) = (hand_off(), Trace::default());
+    let second = Duration::from_secs(1);
+    let due = |n| trace.job(n).with_delay(second);
+    let jobs = [
+        due(1).with_priority(Priority::Low).with_key("one"),
+        due(2),
+        due(3).with_priority(Priority::High).with_key("other"),
+        due(4).with_priority(Priority::Low),
+        due(5).with_priority(Priority::High).with_key("one"),
+        due(6),
+    ];
+    jobs.into_iter().for_each(|job| assert!(delegator.submit(job).is_ok()));
+    delegator.advance(second);
+    // The fifth lines up again when it has the key.
+    assert_eq!(trace.take(), [1, 2, 3, 4, 6, 5]);
+}
+
+#[test]
+fn without_a_queue_what_is_due_has_the_worker() {
+    for key in [None, Some("key")] {
+        let (delegator, second) = (hand_off(), Duration::from_secs(1));
+        let due = yields("due", []).with_delay(second);
+        let due = delegator.submit(if let Some(key) = key { due.with_key(key) } else { due }).unwrap();
+        pass(second);
+        assert_eq!(due.state(), JobState::Queued);
+        let refused = delegator.try_submit(yields("new", []));
+        assert!(matches!(refused, Err(SubmitError::Full(_))), "{key:?}: {refused:?}");
+        assert!(delegator.step());
+        assert!(delegator.try_submit(yields("new", [])).is_ok());
+    }
+}
+
+#[test]
+fn without_a_queue_not_even_what_is_held_back_gives_way() {
+    let (delegator, second) = (hand_off(), Duration::from_secs(1));
+    for name in ["holder", "held"] {
+        let _ = delegator.submit(yields(name, []).with_delay(second).with_key("key")).unwrap();
+    }
+    pass(second);
+    let refused = delegator.submit_with(yields("new", []).with_key("new"), Overflow::DropOldest);
+    assert!(matches!(refused, Err(SubmitError::Full(_))), "{refused:?}");
+    assert_eq!((delegator.run_until_idle(), delegator.stats().dropped), (2, 0));
+}
+
+#[test]
+fn a_job_supersedes_the_one_that_it_is_inside_of_with_a_queue_or_without() {
+    for capacity in [0, 1, 100] {
+        let delegator = Delegator::builder().queue_capacity(capacity).manual().unwrap();
+        let inside = delegator.submitter();
+        let outer = Job::new("outer", move |ctx| {
+            let calls = AtomicUsize::new(0);
+            let flaky = Job::new("inner", move |_| match calls.fetch_add(1, Ordering::Relaxed) {
+                0 => Err("once".into()),
+                _ => Ok(Vec::new()),
+            });
+            let _ = inside.supersede("key", flaky.with_retry(Retry::fixed(Duration::from_secs(1))))?;
+            ctx.check().map(|()| Vec::new())
+        });
+        let outer = delegator.submit(outer.with_key("key")).unwrap();
+        delegator.advance(Duration::from_secs(1));
+        assert_eq!(outer.state(), JobState::Cancelled, "capacity {capacity}");
+        assert_eq!(delegator.stats().completed, 1, "it does not supersede itself");
+    }
+}
+
+#[test]
+fn without_a_queue_a_key_that_a_caller_had_is_told_to_those_who_wait_for_it() {
+    watchdog(|| {
+        let delegator = Arc::new(sized(1, 0));
+        let busy = occupy(&delegator);
+        let (started, release) = (Gate::new(), Gate::new());
+        let first = gated("first", &started, &release);
+        let caller = {
+            let delegator = Arc::clone(&delegator);
+            thread::spawn(move || delegator.submit_with(first.with_key("key"), Overflow::CallerRuns))
+        };
+        started.wait();
+        busy.release();
+        eventually("the worker is free", || delegator.stats().running == 1);
+        let next = {
+            let delegator = Arc::clone(&delegator);
+            thread::spawn(move || delegator.submit(yields("next", [2]).with_key("key")))
+        };
+        pause();
+        assert!(!next.is_finished());
+        release.open();
+        assert_eq!(caller.join().unwrap().expect("done").state(), JobState::Completed);
+        assert_eq!(next.join().unwrap().expect("accepted").join().unwrap(), [2]);
+    });
+}
+
+#[test]
+fn without_a_queue_a_job_makes_way_for_one_that_it_submits() {
+    watchdog(|| {
+        let delegator = Arc::new(sized(1, 0));
+        let (started, release) = (Gate::new(), Gate::new());
+        let (inside, is_in, may_go) = (delegator.submitter(), started.clone(), release.clone());
+        let outer = Job::new("outer", move |_| {
+            is_in.open();
+            may_go.wait();
+            // The worker that the other waits for is this one.
+            inside.submit(yields("inner", [1]).with_key("key"))?.join()
+        });
+        let outer = delegator.submit(outer).unwrap();
+        started.wait();
+        let due = yields("due", [2]).with_key("key").with_delay(Duration::from_millis(1));
+        let due = delegator.submit(due).unwrap();
+        eventually("it is due", || due.state() == JobState::Queued && delegator.stats().keys == 1);
+        release.open();
+        assert_eq!((outer.join().unwrap(), due.join().unwrap()), (vec![1], vec![2]));
+    });
+}

@@ -407,6 +407,26 @@ fn threads_work_in_real_time_beside_it() {
 }
 
 #[test]
+fn jobs_that_always_take_too_long_do_not_keep_the_clock() {
+    watchdog(|| {
+        let delegator = Delegator::manual();
+        let nap = || Job::new("nap", |ctx| ctx.sleep(10 * SECOND).map(|()| Vec::new()));
+        let series = delegator.every(10 * SECOND, nap).unwrap();
+        let start = delegator.now();
+        assert_eq!(delegator.advance(60 * SECOND), 6);
+        // The last began at the end of that time.
+        assert_eq!((delegator.now() - start, series.submitted()), (70 * SECOND, 6));
+        assert_eq!(delegator.advance(Duration::ZERO), 1);
+        let (first, second) = (delegator.submit(nap()).unwrap(), delegator.submit(nap()).unwrap());
+        assert!(series.stop());
+        delegator.advance(SECOND);
+        assert_eq!((first.state(), second.state()), (JobState::Completed, JobState::Queued));
+        delegator.run_until_idle();
+        assert_eq!(second.state(), JobState::Completed);
+    });
+}
+
+#[test]
 fn records_expire_on_the_virtual_clock() {
     let retention = Retention::last(10).max_age(HOUR);
     let delegator = Delegator::builder().retain(retention).manual().unwrap();

@@ -498,6 +498,23 @@ fn a_hand_off_and_a_single_worker_are_enough() {
 }
 
 #[test]
+fn a_step_is_one_job_also_where_a_tick_made_it() {
+    let delegator = Delegator::builder().queue_capacity(1).manual().unwrap();
+    let low = || work().with_priority(Priority::Low);
+    let queued = delegator.submit(low()).unwrap();
+    let series = delegator.every(Every::fixed_delay(HOUR).first_after(Duration::ZERO), low).unwrap();
+    // The tick goes first, and there is no room for its job.
+    assert!(delegator.step());
+    assert_eq!((series.last().unwrap().state(), queued.state()), (JobState::Completed, JobState::Queued));
+    drop(delegator);
+
+    let delegator = Delegator::builder().default_timeout(Duration::ZERO).manual().unwrap();
+    let series = every(&delegator, SECOND);
+    assert_eq!(delegator.advance(SECOND), 0, "a job without any time does not run");
+    assert_eq!(series.last().unwrap().state(), JobState::TimedOut);
+}
+
+#[test]
 fn series_of_the_same_delegator_do_not_disturb_each_other() {
     let delegator = Delegator::manual().seeded(7);
     let all: Vec<_> = (1..=10).map(|n| every(&delegator, n * SECOND)).collect();

@@ -1,7 +1,7 @@
-//! Random programs on a manual delegator, and a plain model of what happens when: priorities, delays, deadlines,
-//! cancels, retries, nested jobs, sets, keys, full queues and the end of it all, in every mixture. Model and delegator
-//! must agree on every start and end to the millisecond, on every number and on the order of the records, after every
-//! step.
+//! Random programs on a manual delegator, and a plain model of what happens when: priorities, delays, deadlines, cancels,
+//! retries, nested and periodic jobs, sets inside jobs and outside, keys, full queues and none, callers that run, and the
+//! end of it all, in every mixture. Model and delegator must agree on every start and end to the millisecond, on every
+//! number and on the order of the records, after every step.
 //!
 //! `tests/reference_model.rs` does the same with real threads, for what has to do with those.
 

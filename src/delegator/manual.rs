@@ -183,7 +183,8 @@ impl Manual {
     }
 
     /// Runs what can run now, jobs that it submits included, and says how many jobs it ran. The clock moves only if jobs
-    /// sleep.
+    /// sleep; while they sleep for so long that the next is always due, this has no end, and [`advance`](Manual::advance)
+    /// has one.
     ///
     /// # Examples
     ///
@@ -207,7 +208,8 @@ impl Manual {
     }
 
     /// Turns the clock on by this much, and does on the way, in the order of time, everything that is due: runs jobs, fires
-    /// deadlines. Says how many jobs it ran. Jobs that sleep turn the clock themselves, and may turn it further.
+    /// deadlines. Says how many jobs it ran. Jobs that sleep turn the clock themselves, and may turn it further; what would
+    /// start only then stays queued.
     ///
     /// # Examples
     ///

@@ -518,16 +518,18 @@ fn is_hopeless(engine: &Engine, pace: &Pace, task: &Task, level: Level) -> bool 
 }
 
 /// Accepts a job that a worker made which has nothing else to do: it runs it here, unless the job has options that say when
-/// and where. `true` if it did. `known` is called before the job can be finished, or at the latest then.
+/// and where. `true` if it has been started. `known` is called before the job can be finished, or at the latest then.
 pub(crate) fn submit_here(
     engine: &Arc<Engine>,
     mut job: Job,
     known: impl FnOnce(&JobHandle),
 ) -> Result<bool, SubmitError> {
     if job.extras.is_some() || job.context.is_done() {
+        let earlier = job.extras.as_ref().map_or(0, |extras| extras.tries.earlier);
         let handle = accept(engine, job, NoRoom::Wait)?;
         known(&handle);
-        return Ok(false);
+        // Where it found no room it has been run.
+        return Ok(handle.task.attempts() > earlier);
     }
     tell_submitted(engine, &job);
     if engine.queue.phase() != Phase::Open {
@@ -539,7 +541,8 @@ pub(crate) fn submit_here(
     engine.registry.accept_submission();
     known(&handle);
     worker::run_inline(&handle.task);
-    Ok(true)
+    // Without any time it has ended instead.
+    Ok(handle.task.started().is_some())
 }
 
 /// Counts the task in and puts it in the queue, or gives it back. `force`: see [`Engine::push_at`].
@@ -623,9 +626,12 @@ fn make_room(
             };
         }
         NoRoom::Wait | NoRoom::RunHere
-            if worker::is_on(engine)
-                && (!level.is_keyed() || engine.take_seat(&task, &worker::inside(engine))) =>
+            if worker::is_on(engine) && (!level.is_keyed() || worker::get_seat(engine, &task)) =>
         {
+            if let Some(share @ Share::Replace(_)) = share {
+                engine.look_at_key(&task, share);
+                share.leave_out(&task);
+            }
             engine.registry.begin_submission();
             engine.registry.accept_submission();
             drop(task);

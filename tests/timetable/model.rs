@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::program::{Act, Child, Ending, Setup, Share, Spec, Time};
+use crate::program::{Act, Call, Child, Ending, Every, NoRoom, Setup, Share, Spec, Time};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -44,12 +44,44 @@ pub(crate) struct Job {
     listens: Option<u64>,
     /// Its key holds it back; the order of these numbers is that of their coming.
     held_back: Option<u64>,
+    /// What is to know when it has ended.
+    series: Option<usize>,
     /// Its submission has returned a handle to cancel it with.
     pub(crate) held: bool,
     /// How often it was started before.
     pub(crate) attempts: u32,
     pub(crate) started: Option<Time>,
+    /// It was, and not by a caller.
+    pub(crate) on_worker: bool,
     pub(crate) ended: Option<Time>,
+}
+
+/// A periodic job.
+pub(crate) struct Series {
+    every: Every,
+    calls: usize,
+    /// When the next tick is due, at a fixed rate.
+    next: Time,
+    /// There is to be one job more when the last has ended.
+    owed: bool,
+    pub(crate) last: Option<usize>,
+    pub(crate) submitted: u64,
+    pub(crate) missed: u64,
+    pub(crate) stopped: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tick {
+    series: usize,
+    /// It is beside those that have times.
+    owed: bool,
+}
+
+/// What waits in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Item {
+    Job(usize),
+    Tick(Tick),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,14 +98,6 @@ pub(crate) enum Stepped {
     /// It took out what could not run.
     Cleared,
     Ran,
-}
-
-/// What becomes of a submission that finds no room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum NoRoom {
-    Fails,
-    Waits,
-    DropsOldest,
 }
 
 /// What became of one that asked for a place.
@@ -107,20 +131,27 @@ pub(crate) struct Model {
     pub(crate) jobs: Vec<Job>,
     /// What the queue holds at each level, jobs that have ended in it included, and whether it has no place. With or without
     /// a key, jobs of low and of high priority are in the same line.
-    lines: [VecDeque<(usize, bool)>; 4],
+    lines: [VecDeque<(Item, bool)>; 4],
     /// How many places of each priority jobs have that their keys hold back.
     reserved: [usize; 3],
     passed_over: [u32; 3],
     /// The last that was taken of normal priority had no key.
     turn_of_the_plain: bool,
     keys: BTreeMap<usize, Key>,
-    /// The jobs that have been started and have not returned, one inside the other.
+    /// The jobs that have been started and have not returned, one inside the other: those of the worker, or of a caller.
     stack: Vec<usize>,
     agenda: BTreeMap<(Time, u64), usize>,
+    pub(crate) series: Vec<Series>,
+    ticks: BTreeMap<(Time, u64), Tick>,
     number: u64,
     alarm: Time,
     phase: Phase,
+    /// The worker has something to do.
     busy: bool,
+    /// The operation that is on waits for what will never be: it panics.
+    hopeless: bool,
+    /// How many starts there have been.
+    starts: u64,
     pub(crate) rejected: u64,
     pub(crate) dropped: u64,
     pub(crate) retried: u64,
@@ -146,10 +177,14 @@ impl Model {
             keys: BTreeMap::new(),
             stack: Vec::new(),
             agenda: BTreeMap::new(),
+            series: Vec::new(),
+            ticks: BTreeMap::new(),
             number: 0,
             alarm: NEVER,
             phase: Phase::Open,
             busy: false,
+            hopeless: false,
+            starts: 0,
             rejected: 0,
             dropped: 0,
             retried: 0,
@@ -187,14 +222,22 @@ impl Model {
         self.timers().map(|(at, ..)| at).fold(self.alarm, Time::min)
     }
 
-    fn pass(&mut self, until: Time) {
+    /// `false` if nothing will ever be due.
+    fn pass(&mut self, until: Time) -> bool {
         let next = self.next().min(until);
-        assert!(next != NEVER, "the model waits for ever");
+        if next == NEVER {
+            return false;
+        }
         self.now = self.now.max(next);
         while let Some((.., k)) = self.timers().filter(|(at, ..)| *at <= self.now).min() {
             self.look(k);
         }
         self.fire();
+        true
+    }
+
+    fn pass_in_the_end(&mut self, until: Time) {
+        assert!(self.pass(until), "the model waits for ever");
     }
 
     fn fire(&mut self) {
@@ -214,13 +257,21 @@ impl Model {
             if self.jobs[k].spec.key.is_some() {
                 self.enter(k, Share::Not, true);
             } else {
-                let line = self.line(k);
-                let beyond = line == PLAIN && self.is_full(line);
-                self.lines[line].push_back((k, beyond));
+                self.push_due(self.line(k), Item::Job(k));
             }
         }
-        let first = self.agenda.first_key_value().map_or(NEVER, |((at, _), _)| *at);
-        self.alarm = self.alarm.min(first);
+        while let Some((&place, &tick)) = self.ticks.first_key_value().filter(|((at, _), _)| *at <= self.now)
+        {
+            self.ticks.remove(&place);
+            self.push_due(PLAIN, Item::Tick(tick));
+        }
+        let first = self.agenda.keys().next().into_iter().chain(self.ticks.keys().next());
+        self.alarm = first.map(|(at, _)| *at).fold(self.alarm, Time::min);
+    }
+
+    fn push_due(&mut self, line: usize, item: Item) {
+        let beyond = line == PLAIN && self.is_full(line);
+        self.lines[line].push_back((item, beyond));
     }
 
     // The end of contexts.
@@ -259,10 +310,13 @@ impl Model {
         self.jobs[k].stage = stage;
         self.jobs[k].ended = Some(self.now);
         self.filed.push(k);
+        if let Some(series) = self.jobs[k].series {
+            self.job_ended(series);
+        }
     }
 
     pub(crate) fn cancel(&mut self, k: usize) {
-        if self.jobs[k].held {
+        if self.jobs[k].held || self.series.iter().any(|series| series.last == Some(k)) {
             self.cancel_job(k);
         }
     }
@@ -306,9 +360,11 @@ impl Model {
             watched: None,
             listens: None,
             held_back: None,
+            series: None,
             held: false,
             attempts: 0,
             started: None,
+            on_worker: false,
             ended: None,
         });
         self.jobs.len() - 1
@@ -338,7 +394,8 @@ impl Model {
             return None;
         }
         let mut entry = self.enter(k, share, false);
-        if entry == Entry::NoRoom && self.line(k) != PLAIN {
+        let Spec { priority, key, .. } = self.jobs[k].spec;
+        if entry == Entry::NoRoom && (priority, key) != (PLAIN, None) {
             self.end_late();
             entry = self.enter(k, share, false);
         }
@@ -348,17 +405,30 @@ impl Model {
                     self.rejected += 1;
                     return None;
                 }
+                NoRoom::DropsOldest if self.setup.capacity == 0 => {
+                    self.rejected += 1;
+                    return None;
+                }
                 NoRoom::DropsOldest => {
                     self.drop_one(self.line(k));
                     self.enter(k, share, true)
                 }
-                NoRoom::Waits if self.stack.is_empty() => self.wait_for_room(k, share)?,
-                NoRoom::Waits if self.jobs[k].spec.key.is_some() => self.enter(k, share, true),
-                NoRoom::Waits => {
-                    self.accepted += 1;
-                    self.jobs[k].stage = Stage::Queued;
-                    self.run(k);
-                    return None;
+                _ if self.setup.capacity > 0 && self.is_at_work() && key.is_some() => {
+                    self.enter(k, share, true)
+                }
+                NoRoom::Waits if !self.is_at_work() => self.wait_for_room(k, share)?,
+                NoRoom::Waits | NoRoom::RunsHere => {
+                    if self.gets_key(k) {
+                        let others = self.others(k);
+                        self.accepted += 1;
+                        self.jobs[k].stage = Stage::Queued;
+                        self.run(k);
+                        if share == Share::Replaces {
+                            self.replace(k, others);
+                        }
+                        return None;
+                    }
+                    self.wait_for_room(k, share)?
                 }
             };
         }
@@ -369,7 +439,12 @@ impl Model {
         None
     }
 
-    /// `None` if the job ends instead.
+    /// Whether this is inside a job, or where the function of a periodic one is called.
+    fn is_at_work(&self) -> bool {
+        self.busy || !self.stack.is_empty()
+    }
+
+    /// `None` if the job ends instead, or there will never be room.
     fn wait_for_room(&mut self, k: usize, share: Share) -> Option<Entry> {
         let mut patience = self.now + 1;
         loop {
@@ -384,8 +459,10 @@ impl Model {
             if patience <= self.now {
                 patience = NEVER;
             }
-            if self.step() == Stepped::Idle {
-                self.pass(self.jobs[k].deadline.min(patience));
+            if self.step() == Stepped::Idle && !self.pass(self.jobs[k].deadline.min(patience)) {
+                assert!(self.is_at_work(), "the model waits for ever");
+                self.hopeless = true;
+                return None;
             }
         }
     }
@@ -410,10 +487,17 @@ impl Model {
     /// Where it waits in the queue.
     fn line(&self, k: usize) -> usize {
         let spec = &self.jobs[k].spec;
+        if self.setup.capacity == 0 {
+            // There is nothing to overtake in.
+            return PLAIN;
+        }
         if spec.priority == PLAIN && spec.key.is_some() { KEYED } else { spec.priority }
     }
 
     fn is_full(&self, line: usize) -> bool {
+        if self.setup.capacity == 0 {
+            return self.busy || self.lines[PLAIN].iter().any(|(_, beyond)| !beyond);
+        }
         let with_places = self.lines[line].iter().filter(|(_, beyond)| !beyond).count();
         let reserved = match line {
             PLAIN => 0,
@@ -430,7 +514,7 @@ impl Model {
             if self.is_full(line) && !force {
                 return Entry::NoRoom;
             }
-            self.lines[line].push_back((k, false));
+            self.put(k);
             self.jobs[k].stage = Stage::Queued;
             return Entry::In;
         };
@@ -442,16 +526,20 @@ impl Model {
         let others = self.others(k);
         // It has the place of one that ends for it.
         let exchanges = share == Share::Replaces
-            && others.iter().any(|other| self.jobs[*other].held_back.is_some() && self.line(*other) == line);
-        if self.is_full(line) && !force && !exchanges {
+            && others.iter().any(|other| {
+                let other = &self.jobs[*other];
+                other.held_back.is_some() && other.spec.priority == self.jobs[k].spec.priority
+            });
+        let key_has_room = self.key_has_room(k);
+        let has_room = !self.is_full(line) && (key_has_room || self.setup.capacity > 0);
+        if !has_room && !force && !exchanges {
             return Entry::NoRoom;
         }
         self.jobs[k].stage = Stage::Queued;
-        let limit = self.limit(k);
         let key = self.keys.entry(key).or_default();
-        if key.held.is_empty() && key.holders.len() < limit {
+        if key_has_room {
             key.holders.push(k);
-            self.lines[line].push_back((k, false));
+            self.put(k);
         } else {
             key.held.push(k);
             self.number += 1;
@@ -464,7 +552,33 @@ impl Model {
         Entry::In
     }
 
+    /// Puts it in the queue, where it has a place.
+    fn put(&mut self, k: usize) {
+        if self.setup.capacity == 0 {
+            return self.push_due(PLAIN, Item::Job(k));
+        }
+        let line = self.line(k);
+        self.lines[line].push_back((Item::Job(k), false));
+    }
+
     // Keys.
+
+    fn key_has_room(&self, k: usize) -> bool {
+        let key = self.jobs[k].spec.key.and_then(|key| self.keys.get(&key));
+        key.is_none_or(|key| key.held.is_empty() && key.holders.len() < self.limit(k))
+    }
+
+    /// Has it start without having been in the queue, if its key has room, or a job that it is inside of has it.
+    fn takes_key(&mut self, k: usize) -> bool {
+        let Some(key) = self.jobs[k].spec.key else { return true };
+        let has_room = self.key_has_room(k);
+        let holders = &mut self.keys.entry(key).or_default().holders;
+        let takes = has_room || holders.iter().any(|holder| self.stack.contains(holder));
+        if takes {
+            holders.push(k);
+        }
+        takes
+    }
 
     fn limit(&self, k: usize) -> usize {
         self.jobs[k].spec.key_limit.unwrap_or(self.setup.key_limit).max(1)
@@ -507,8 +621,7 @@ impl Model {
             let first = key.held.remove(0);
             self.jobs[first].held_back = None;
             self.reserved[self.jobs[first].spec.priority] -= 1;
-            let line = self.line(first);
-            self.lines[line].push_back((first, false));
+            self.put(first);
             key.holders.push(first);
         }
         if !key.holders.is_empty() || !key.held.is_empty() {
@@ -528,10 +641,25 @@ impl Model {
         late.collect::<Vec<_>>().into_iter().for_each(|k| self.look(k));
     }
 
-    /// A job that waits for this one, which is queued, does what it takes.
-    fn run_inside(&mut self, k: usize) {
+    /// The same; a job does what it can for that.
+    fn gets_key(&mut self, k: usize) -> bool {
+        while !self.takes_key(k) {
+            let Some(holder) = self.queued_holder(k).filter(|_| self.is_at_work()) else { return false };
+            self.run(holder);
+        }
+        true
+    }
+
+    fn queued_holder(&self, k: usize) -> Option<usize> {
+        let key = self.jobs[k].spec.key.and_then(|key| self.keys.get(&key))?;
+        key.holders.iter().copied().find(|holder| self.jobs[*holder].stage == Stage::Queued)
+    }
+
+    /// A job that waits for this one, which is queued, does what it takes. `false` if there is nothing that it can do.
+    fn run_inside(&mut self, k: usize) -> bool {
         if self.jobs[k].held_back.is_none() {
-            return self.run(k);
+            self.run(k);
+            return true;
         }
         let name = self.jobs[k].spec.key.expect("it is held back");
         let key = self.keys.get_mut(&name).expect("it is known");
@@ -542,10 +670,12 @@ impl Model {
             self.jobs[k].held_back = None;
             self.reserved[self.jobs[k].spec.priority] -= 1;
             self.run(k);
-        } else {
-            let first = *key.holders.first().expect("somebody holds it back");
+        } else if let Some(first) = self.queued_holder(k) {
             self.run(first);
+        } else {
+            return false;
         }
+        true
     }
 
     // Submissions.
@@ -572,6 +702,12 @@ impl Model {
     pub(crate) fn drop_oldest(&mut self, spec: &Spec) {
         let k = self.add(spec, None);
         self.accept(k, NoRoom::DropsOldest, Share::Not);
+        self.jobs[k].held = self.jobs[k].stage != Stage::Outside;
+    }
+
+    pub(crate) fn run_here(&mut self, spec: &Spec) {
+        let k = self.add(spec, None);
+        self.accept(k, NoRoom::RunsHere, Share::Not);
         self.jobs[k].held = true;
     }
 
@@ -579,13 +715,18 @@ impl Model {
     fn drop_one(&mut self, line: usize) {
         let first = self.lines[line].iter().position(|(_, beyond)| !beyond);
         let oldest = match first {
-            Some(first) => self.lines[line].remove(first).map(|(k, _)| k),
+            Some(first) => self.lines[line].remove(first).map(|(item, _)| item),
             None => {
                 let priority = if line == KEYED { PLAIN } else { line };
-                self.all_held().into_iter().find(|k| self.jobs[*k].spec.priority == priority)
+                let mut held = self.all_held().into_iter();
+                held.find(|k| self.jobs[*k].spec.priority == priority).map(Item::Job)
             }
         };
-        let oldest = oldest.expect("a full queue");
+        let oldest = match oldest.expect("a full queue") {
+            Item::Job(oldest) => oldest,
+            // It is no job, and comes again at once.
+            Item::Tick(tick) => return self.set_tick(self.now, tick),
+        };
         self.look(oldest);
         if self.jobs[oldest].stage == Stage::Queued {
             self.dropped += 1;
@@ -615,7 +756,14 @@ impl Model {
 
     // Work.
 
-    fn pop(&mut self) -> Option<usize> {
+    fn pop(&mut self) -> Option<Item> {
+        if self.setup.capacity == 0 {
+            // The worker is promised to what was accepted.
+            let line = &mut self.lines[PLAIN];
+            let promised = line.iter().position(|(_, beyond)| !beyond);
+            let next = promised.filter(|_| self.phase == Phase::Open).unwrap_or(0);
+            return line.remove(next).map(|(item, _)| item);
+        }
         let [low, plain, high, keyed] = [0, 1, 2, 3].map(|line| !self.lines[line].is_empty());
         let waits = [low, plain || keyed, high];
         if low || high || keyed {
@@ -629,16 +777,16 @@ impl Model {
                 }
             }
             if chosen != PLAIN {
-                return self.lines[chosen].pop_front().map(|(k, _)| k);
+                return self.lines[chosen].pop_front().map(|(item, _)| item);
             }
         } else if !self.lines[PLAIN].iter().any(|(_, beyond)| *beyond) {
-            return self.lines[PLAIN].pop_front().map(|(k, _)| k);
+            return self.lines[PLAIN].pop_front().map(|(item, _)| item);
         }
         if plain {
             self.turn_of_the_plain = !keyed || !self.turn_of_the_plain;
         }
         let line = if plain && self.turn_of_the_plain { PLAIN } else { KEYED };
-        self.lines[line].pop_front().map(|(k, _)| k)
+        self.lines[line].pop_front().map(|(item, _)| item)
     }
 
     pub(crate) fn step(&mut self) -> Stepped {
@@ -652,27 +800,44 @@ impl Model {
                 Phase::Open | Phase::Draining => self.pop(),
                 Phase::Stopped => None,
             };
-            let Some(k) = next else { return nothing };
+            let Some(item) = next else { return nothing };
             nothing = Stepped::Cleared;
+            let k = match item {
+                Item::Job(k) => k,
+                Item::Tick(tick) => {
+                    let before = self.starts;
+                    self.on_the_worker(|model| model.tick(tick));
+                    if self.starts > before {
+                        return Stepped::Ran;
+                    }
+                    continue;
+                }
+            };
             // One that waits for its time or its key has left an old place behind.
             if self.jobs[k].stage != Stage::Queued || self.jobs[k].held_back.is_some() {
                 continue;
             }
-            self.look(k);
+            self.on_the_worker(|model| model.look(k));
             if self.jobs[k].stage == Stage::Queued {
-                self.busy = true;
-                self.run(k);
-                self.busy = false;
+                self.on_the_worker(|model| model.run(k));
                 return Stepped::Ran;
             }
         }
+    }
+
+    fn on_the_worker(&mut self, action: impl FnOnce(&mut Model)) {
+        let callers = std::mem::take(&mut self.stack);
+        self.busy = true;
+        action(self);
+        self.busy = false;
+        self.stack = callers;
     }
 
     pub(crate) fn advance(&mut self, time: Time) -> usize {
         let until = self.now + time;
         let mut ran = 0;
         loop {
-            while self.step() == Stepped::Ran {
+            while self.now <= until && self.step() == Stepped::Ran {
                 ran += 1;
             }
             let next = self.next();
@@ -680,7 +845,7 @@ impl Model {
                 self.now = self.now.max(until);
                 return ran;
             }
-            self.pass(next);
+            self.pass_in_the_end(next);
         }
     }
 
@@ -691,7 +856,7 @@ impl Model {
                 return;
             }
             if self.step() == Stepped::Idle {
-                self.pass(self.jobs[k].deadline);
+                self.pass_in_the_end(self.jobs[k].deadline);
             }
         }
     }
@@ -699,7 +864,7 @@ impl Model {
     pub(crate) fn wait_for_set(&mut self, members: &[usize]) {
         while members.iter().any(|k| !self.jobs[*k].stage.is_finished()) {
             if self.step() == Stepped::Idle {
-                self.pass(NEVER);
+                self.pass_in_the_end(NEVER);
             }
         }
     }
@@ -710,9 +875,12 @@ impl Model {
             return;
         }
         (self.jobs[k].stage, self.jobs[k].started) = (Stage::Running, Some(self.now));
+        self.jobs[k].on_worker = self.busy;
+        self.starts += 1;
         self.stack.push(k);
         let Spec { script, ending, .. } = self.jobs[k].spec.clone();
         let mut obedient = None;
+        let mut broken = false;
         for act in &script {
             match act {
                 Act::Sleep(time) => {
@@ -722,11 +890,17 @@ impl Model {
                         break;
                     }
                 }
-                Act::Submit(child) => self.submit_child(k, child),
+                Act::Submit(child) => broken = !self.submit_child(k, child),
+                Act::Set(specs, waited) => broken = !self.submit_set_inside(specs, *waited),
                 Act::Cancel(which) => self.cancel(which % self.jobs.len()),
+                Act::Stop(which) => self.stop_one(*which),
+            }
+            if broken {
+                break;
             }
         }
         let stage = match ending {
+            _ if broken => Stage::Panicked,
             Ending::Obeys => obedient.or_else(|| self.end(k)).unwrap_or(Stage::Completed),
             Ending::Succeeds => Stage::Completed,
             Ending::Fails => Stage::Failed,
@@ -770,23 +944,201 @@ impl Model {
             if until <= self.now {
                 return true;
             }
-            self.pass(until.min(self.jobs[k].deadline));
+            self.pass_in_the_end(until.min(self.jobs[k].deadline));
         }
     }
 
-    fn submit_child(&mut self, parent: usize, child: &Child) {
+    /// `false` if it waits for what will never be: this panics.
+    fn submit_child(&mut self, parent: usize, child: &Child) -> bool {
         let k = self.add(&child.spec, child.derived.then_some(parent));
-        let no_room = if child.tries { NoRoom::Fails } else { NoRoom::Waits };
-        let other = self.accept(k, no_room, child.share());
+        let other = self.accept(k, child.no_room, child.share());
+        if std::mem::take(&mut self.hopeless) {
+            return false;
+        }
         self.jobs[k].held = self.jobs[k].stage != Stage::Outside;
         let awaited = other.unwrap_or(k);
         while child.waited && self.jobs[awaited].stage.waits() {
             self.look(awaited);
-            match self.jobs[awaited].stage {
+            let goes_on = match self.jobs[awaited].stage {
                 Stage::Queued => self.run_inside(awaited),
-                Stage::Scheduled => self.pass(self.jobs[awaited].deadline),
-                _ => {}
+                Stage::Scheduled => false,
+                _ => true,
+            };
+            // A caller leaves the worker free.
+            if !goes_on && self.step() == Stepped::Idle && !self.pass(self.jobs[awaited].deadline) {
+                return false;
             }
+        }
+        true
+    }
+
+    /// Also `false` if it waits for what will never be.
+    fn submit_set_inside(&mut self, specs: &[Spec], waited: bool) -> bool {
+        let mut members = Vec::new();
+        for spec in specs {
+            let k = self.submit_to_set(spec);
+            if std::mem::take(&mut self.hopeless) {
+                self.drop_set(&members);
+                return false;
+            }
+            if self.jobs[k].stage != Stage::Outside {
+                self.watch(k);
+                members.push(k);
+            }
+        }
+        if !waited {
+            self.drop_set(&members);
+            return true;
+        }
+        // It goes round, and runs those that could start.
+        let mut next = 0;
+        while members.iter().any(|k| !self.jobs[*k].stage.is_finished()) {
+            let mut round = (next..members.len()).chain(0..next);
+            if let Some(ready) = round.find(|n| self.is_ready(members[*n])) {
+                next = ready + 1;
+                self.run(members[ready]);
+                continue;
+            }
+            let held = members.iter().filter(|k| self.jobs[**k].held_back.is_some()).copied();
+            let goes_on = held.collect::<Vec<_>>().into_iter().any(|k| self.run_inside(k));
+            if !goes_on && self.step() == Stepped::Idle && !self.pass(NEVER) {
+                self.drop_set(&members);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn is_ready(&self, k: usize) -> bool {
+        self.jobs[k].stage == Stage::Queued && self.jobs[k].held_back.is_none()
+    }
+
+    /// What is left of a set is cancelled.
+    fn drop_set(&mut self, members: &[usize]) {
+        members.iter().for_each(|k| self.cancel_job(*k));
+    }
+
+    // Periodic jobs.
+
+    pub(crate) fn begin(&mut self, every: &Every) {
+        let next = self.now + every.first.unwrap_or(every.interval);
+        self.series.push(Series {
+            every: every.clone(),
+            calls: 0,
+            next,
+            owed: false,
+            last: None,
+            submitted: 0,
+            missed: 0,
+            stopped: false,
+        });
+        self.set_tick(next, Tick { series: self.series.len() - 1, owed: false });
+    }
+
+    pub(crate) fn stop_one(&mut self, which: usize) {
+        if let Some(which) = which.checked_rem(self.series.len()) {
+            self.stop(which);
+        }
+    }
+
+    fn stop(&mut self, series: usize) {
+        self.series[series].stopped = true;
+        // One that is owed is due by now, and comes to nothing.
+        self.ticks.retain(|_, tick| tick.series != series || tick.owed);
+    }
+
+    fn set_tick(&mut self, at: Time, tick: Tick) {
+        if self.phase != Phase::Open {
+            self.stop(tick.series);
+        }
+        if !self.series[tick.series].stopped {
+            self.number += 1;
+            self.ticks.insert((at, self.number), tick);
+            self.alarm = self.alarm.min(at);
+        }
+    }
+
+    /// It is the turn of a tick.
+    fn tick(&mut self, tick: Tick) {
+        if self.phase != Phase::Open {
+            self.stop(tick.series);
+        }
+        let now = self.now;
+        let series = &mut self.series[tick.series];
+        if series.stopped {
+            return;
+        }
+        if series.every.by_rate && !tick.owed {
+            // This one is the last of those whose times have come.
+            let mut missed = 0;
+            series.next += series.every.interval;
+            while series.next <= now {
+                series.next += series.every.interval;
+                missed += 1;
+            }
+            if missed > 0 && series.every.catches_up && !series.owed {
+                series.owed = true;
+                missed -= 1;
+            }
+            series.missed += missed;
+            let next = series.next;
+            self.set_tick(next, tick);
+        }
+        let series = &mut self.series[tick.series];
+        if series.last.is_some_and(|last| !self.jobs[last].stage.is_finished()) {
+            if (tick.owed || series.every.queues) && !series.owed {
+                series.owed = true;
+            } else {
+                series.missed += 1;
+            }
+            return;
+        }
+        series.calls += 1;
+        match series.every.calls.get(series.calls - 1) {
+            Some(Call::Makes) => self.submit_periodic(tick.series),
+            Some(Call::Panics) => {
+                series.missed += 1;
+                self.job_ended(tick.series);
+            }
+            None => {
+                let spec = series.every.job.clone();
+                self.stop(tick.series);
+                self.add(&spec, None);
+            }
+        }
+    }
+
+    fn submit_periodic(&mut self, series: usize) {
+        let spec = self.series[series].every.job.clone();
+        let k = self.add(&spec, None);
+        let Spec { priority, delay, retry, key, key_limit, .. } = spec;
+        let is_plain = priority == PLAIN && delay.is_none() && retry.is_none() && key.or(key_limit).is_none();
+        if is_plain {
+            self.accepted += 1;
+            self.jobs[k].stage = Stage::Queued;
+        } else {
+            self.accept(k, NoRoom::Waits, Share::Not);
+        }
+        self.series[series].submitted += 1;
+        self.series[series].last = Some(k);
+        if self.jobs[k].stage.is_finished() {
+            self.job_ended(series);
+        } else {
+            self.jobs[k].series = Some(series);
+        }
+        if is_plain {
+            self.run(k);
+        }
+    }
+
+    /// Its last job has ended, or there was none.
+    fn job_ended(&mut self, series: usize) {
+        let Series { every, owed, .. } = &mut self.series[series];
+        if std::mem::take(owed) {
+            self.set_tick(self.now, Tick { series, owed: true });
+        } else if !every.by_rate {
+            let at = self.now + every.interval;
+            self.set_tick(at, Tick { series, owed: false });
         }
     }
 
@@ -794,6 +1146,7 @@ impl Model {
 
     pub(crate) fn shut_down(&mut self, cancel: bool) {
         self.phase = if cancel { Phase::Stopped } else { Phase::Draining };
+        (0..self.series.len()).for_each(|series| self.stop(series));
         let scheduled: Vec<usize> = std::mem::take(&mut self.agenda).into_values().collect();
         scheduled.into_iter().for_each(|k| self.hand_back(k));
         if cancel {
@@ -803,7 +1156,11 @@ impl Model {
                 self.jobs[*k].held_back = None;
             }
             self.keys.clear();
-            let queued = std::mem::take(&mut self.lines).into_iter().flatten().map(|(k, _)| k);
+            let queued =
+                std::mem::take(&mut self.lines).into_iter().flatten().filter_map(|(item, _)| match item {
+                    Item::Job(k) => Some(k),
+                    Item::Tick(_) => None,
+                });
             held.into_iter().chain(queued).for_each(|k| self.hand_back(k));
         }
         while self.step() == Stepped::Ran {}

@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use workpath::{
-    Coalesced, Context, Delegator, Error, Job, JobHandle, JobId, JobState, Manual, Overflow, Priority, Retry,
-    RetryBudget, Shutdown, SubmitError, Submitter,
+    Coalesced, Context, Delegator, Error, Job, JobHandle, JobId, JobState, Manual, Missed, Overflow, Overlap,
+    Periodic, Priority, Retention, Retry, RetryBudget, Shutdown, SubmitError, Submitter,
 };
 
 use crate::model::{Model, Stage, Stepped};
-use crate::program::{Act, Child, Ending, Program, Setup, Share, Spec, Step, Time};
+use crate::program::{Act, Call, Child, Ending, Every, NoRoom, Program, Setup, Share, Spec, Step, Time};
 
 macro_rules! ensure {
     ($holds:expr, $($what:tt)+) => {
@@ -24,7 +24,8 @@ macro_rules! ensure {
 pub(crate) fn hush() {
     let loud = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
-        if info.payload().downcast_ref::<&str>() != Some(&"planned") {
+        let what = info.payload().downcast_ref::<&str>().unwrap_or(&"");
+        if *what != "planned" && !what.starts_with("this would wait for ever") {
             loud(info);
         }
     }));
@@ -42,6 +43,7 @@ struct Made {
     jobs: Arc<Mutex<Vec<Entry>>>,
     /// Jobs that were not submitted, and the jobs that they joined.
     joined: Arc<Mutex<Vec<(usize, JobId)>>>,
+    series: Arc<Mutex<Vec<Arc<Periodic>>>>,
 }
 
 impl Made {
@@ -87,13 +89,46 @@ impl Made {
         })
     }
 
-    fn cancel(&self, which: usize) {
-        let handle = {
+    /// The handle that its submission has returned, or that its series has.
+    fn handle(&self, which: usize) -> Option<JobHandle> {
+        let (id, handle) = {
             let jobs = self.lock();
-            jobs[which % jobs.len()].1.clone()
+            jobs[which % jobs.len()].clone()
         };
-        if let Some(handle) = handle {
+        let last = || self.series().iter().filter_map(|series| series.last()).find(|last| last.id() == id);
+        handle.or_else(last)
+    }
+
+    fn cancel(&self, which: usize) {
+        if let Some(handle) = self.handle(which) {
             handle.cancel();
+        }
+    }
+
+    fn series(&self) -> Vec<Arc<Periodic>> {
+        self.series.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn stop(&self, which: usize) {
+        let series = self.series();
+        if let Some(which) = which.checked_rem(series.len()) {
+            series[which].stop();
+        }
+    }
+
+    /// The function of a series that is the next to begin.
+    fn function(&self, every: &Every) -> impl FnMut() -> Job + Send + 'static {
+        let (made, spec, own) = (self.clone(), every.job.clone(), self.series().len());
+        let mut calls = every.calls.clone().into_iter();
+        move || {
+            match calls.next() {
+                Some(Call::Makes) => {}
+                Some(Call::Panics) => panic!("planned"),
+                None => made.stop(own),
+            }
+            let job = made.job(&spec);
+            made.lock().push((job.id(), None));
+            job
         }
     }
 
@@ -129,7 +164,9 @@ impl Made {
                     }
                 }
                 Act::Submit(child) => self.nest(ctx, child),
+                Act::Set(specs, waited) => self.nest_set(specs, *waited),
                 Act::Cancel(which) => self.cancel(*which),
+                Act::Stop(which) => self.stop(*which),
             }
         }
         match ending {
@@ -140,15 +177,31 @@ impl Made {
         }
     }
 
+    /// Those that are refused are no members.
+    fn nest_set(&self, specs: &[Spec], waited: bool) {
+        let mut set = self.submitter.job_set();
+        for spec in specs {
+            let job = self.job(spec);
+            self.lock().push((job.id(), None));
+            let _ = set.submit(job);
+        }
+        if waited {
+            set.wait_all();
+        }
+    }
+
     fn nest(&self, ctx: &Context, child: &Child) {
         let mut job = self.job(&child.spec);
         if child.derived {
             job = job.with_context(ctx);
         }
-        let handle = if child.tries {
-            self.submit(job, |job| self.submitter.try_submit(job))
-        } else {
-            self.submit_sharing(&child.spec, job, child.share())
+        let handle = match child.no_room {
+            NoRoom::Fails => self.submit(job, |job| self.submitter.try_submit(job)),
+            NoRoom::Waits => self.submit_sharing(&child.spec, job, child.share()),
+            NoRoom::RunsHere => self.submit(job, |job| self.submitter.submit_with(job, Overflow::CallerRuns)),
+            NoRoom::DropsOldest => {
+                self.submit(job, |job| self.submitter.submit_with(job, Overflow::DropOldest))
+            }
         };
         // One that it has joined and that runs is below it: that would wait for itself.
         let waited = |handle: &JobHandle| child.waited && handle.state() != JobState::Running;
@@ -168,13 +221,21 @@ struct Real {
 pub(crate) fn run(setup: &Setup, program: &Program) -> Result<(), String> {
     let mut builder = Delegator::builder()
         .queue_capacity(setup.capacity)
+        .retain(Retention::last(usize::MAX))
         .retry_budget(RetryBudget::unlimited())
-        .key_limit(setup.key_limit);
+        .key_limit(setup.key_limit)
+        // Nothing of it is in the model.
+        .stuck_after(Duration::MAX);
     if let Some(timeout) = setup.default_timeout {
         builder = builder.default_timeout(Duration::from_millis(timeout));
     }
     let delegator = builder.manual().map_err(|error| error.to_string())?;
-    let made = Made { submitter: delegator.submitter(), jobs: Arc::default(), joined: Arc::default() };
+    let made = Made {
+        submitter: delegator.submitter(),
+        jobs: Arc::default(),
+        joined: Arc::default(),
+        series: Arc::default(),
+    };
     let start = delegator.now();
     let mut real = Real { delegator, made, start, model: Model::new(setup) };
     for (number, step) in program.steps.iter().enumerate() {
@@ -204,6 +265,10 @@ impl Real {
             Step::DropOldest(spec) => {
                 model.drop_oldest(spec);
                 made.submit(made.job(spec), |job| self.delegator.submit_with(job, Overflow::DropOldest));
+            }
+            Step::RunHere(spec) => {
+                model.run_here(spec);
+                made.submit(made.job(spec), |job| self.delegator.submit_with(job, Overflow::CallerRuns));
             }
             Step::SubmitAll(specs) => {
                 model.try_submit_all(specs);
@@ -235,6 +300,28 @@ impl Real {
                     members.iter().filter_map(|k| state_of(model.jobs[*k].stage)).collect();
                 ensure!(states == expected, "a set of {states:?} instead of {expected:?}");
             }
+            Step::Every(every) => {
+                model.begin(every);
+                let interval = Duration::from_millis(every.interval);
+                let mut when = if every.by_rate {
+                    workpath::Every::fixed_rate(interval)
+                } else {
+                    workpath::Every::fixed_delay(interval)
+                };
+                if let Some(first) = every.first {
+                    when = when.first_after(Duration::from_millis(first));
+                }
+                let when = when
+                    .missed(if every.catches_up { Missed::CatchUp } else { Missed::Skip })
+                    .overlap(if every.queues { Overlap::Queue } else { Overlap::Skip });
+                let series =
+                    self.delegator.every(when, made.function(every)).map_err(|error| error.to_string())?;
+                made.series.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(series));
+            }
+            Step::Stop(which) => {
+                model.stop_one(*which);
+                made.stop(*which);
+            }
             Step::Cancel(which) => {
                 if let Some(k) = pick(*which) {
                     model.cancel(k);
@@ -244,7 +331,7 @@ impl Real {
             Step::Look(which) => {
                 if let Some(k) = pick(*which) {
                     model.look(k);
-                    let handle = made.lock()[k].1.clone();
+                    let handle = made.handle(k);
                     if let Some(state) = handle.map(|handle| handle.state()) {
                         let expected = state_of(model.jobs[k].stage);
                         ensure!(Some(state) == expected, "job {k} is {state} instead of {expected:?}");
@@ -253,8 +340,7 @@ impl Real {
             }
             Step::Wait(which) => {
                 if let Some(k) = pick(*which) {
-                    let handle = made.lock()[k].1.clone();
-                    if let Some(handle) = handle {
+                    if let Some(handle) = made.handle(k) {
                         model.wait(k);
                         handle.wait();
                     }
@@ -325,6 +411,8 @@ impl Real {
         let keys = model.keys_in_use();
         ensure!(stats.keys == keys, "{} keys in use instead of {keys}", stats.keys);
 
+        self.compare_series()?;
+
         let records = self.delegator.registry().records();
         let made = self.made.lock();
         let number = |id: JobId| made.iter().position(|(made, _)| *made == id);
@@ -347,11 +435,25 @@ impl Real {
             ensure!(
                 record.run_time() == Duration::from_millis(ran)
                     && record.attempts() == job.attempts + u32::from(job.started.is_some())
-                    && record.started_at().is_some() == job.started.is_some(),
-                "job {k} ran for {:?} instead of {ran} ms, in {} attempts",
+                    && record.started_at().is_some() == job.started.is_some()
+                    && record.worker().is_some() == (job.started.is_some() && job.on_worker),
+                "job {k} ran for {:?} instead of {ran} ms, in {} attempts, on {:?}",
                 record.run_time(),
-                record.attempts()
+                record.attempts(),
+                record.worker()
             );
+        }
+        Ok(())
+    }
+
+    fn compare_series(&self) -> Result<(), String> {
+        for (k, (series, expected)) in self.made.series().iter().zip(&self.model.series).enumerate() {
+            let last = expected.last.map(|last| self.made.lock()[last].0);
+            let last_found = series.last().map(|last| last.id());
+            let found = (series.submitted(), series.missed(), series.is_stopped());
+            let expected = (expected.submitted, expected.missed, expected.stopped);
+            ensure!(found == expected, "series {k}: {found:?} instead of {expected:?}");
+            ensure!(last_found == last, "the last of series {k} is {last_found:?} instead of {last:?}");
         }
         Ok(())
     }
@@ -375,11 +477,14 @@ impl Real {
                 && report.stuck.is_empty(),
             "{report:?} instead of {before:?} and then {after:?}"
         );
-        for (k, (_, handle)) in made.iter().enumerate() {
-            let Some(handle) = handle else { continue };
+        let jobs = made.len();
+        drop(made);
+        for k in 0..jobs {
+            let Some(handle) = self.made.handle(k) else { continue };
             let (state, expected) = (handle.state(), state_of(self.model.jobs[k].stage));
             ensure!(Some(state) == expected, "job {k} is {state} instead of {expected:?}");
         }
+        self.compare_series()?;
         let ended = self.delegator.now();
         ensure!(self.time(ended) == self.model.now, "it ends at {:?}", ended - self.start);
         Ok(())
