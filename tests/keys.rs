@@ -1294,3 +1294,21 @@ fn without_a_queue_a_job_makes_way_for_one_that_it_submits() {
         assert_eq!((outer.join().unwrap(), due.join().unwrap()), (vec![1], vec![2]));
     });
 }
+
+#[test]
+fn what_is_held_back_for_too_long_makes_room_for_who_would_be_refused() {
+    watchdog(|| {
+        let delegator = sized(1, 1);
+        let (started, release) = (Gate::new(), Gate::new());
+        let _ = delegator.submit(gated("runs", &started, &release).with_key("key")).unwrap();
+        started.wait();
+        let held =
+            delegator.submit(yields("held", []).with_key("key").with_timeout(Duration::from_millis(20)));
+        let held = held.unwrap();
+        thread::sleep(Duration::from_millis(30));
+        let next = delegator.try_submit(yields("next", []).with_key("key")).unwrap();
+        assert_eq!(held.state(), JobState::TimedOut);
+        release.open();
+        assert_eq!(next.wait().state(), JobState::Completed);
+    });
+}

@@ -92,6 +92,29 @@ fn the_deadline_ends_it_while_it_is_scheduled() {
 }
 
 #[test]
+fn a_deadline_that_somebody_listens_to_ends_it_and_a_worker_drops_what_is_left() {
+    watchdog(|| {
+        let delegator = delegator(1);
+        let (captured, dropped) = DropFlag::new();
+        let job = Job::new("later", move |_| {
+            let _ = &captured;
+            Ok(Vec::new())
+        });
+        let handle = delegator.submit(job.with_delay(HOUR).with_timeout(Duration::from_millis(20))).unwrap();
+        let done = handle.done();
+        done.recv().unwrap_err();
+        assert_eq!(handle.state(), JobState::TimedOut);
+        dropped.wait();
+        eventually("it is forgotten", || delegator.stats().scheduled == 0);
+        let stats = delegator.stats();
+        assert_eq!((stats.submitted, stats.timed_out, stats.queued), (1, 1, 0));
+        let busy = occupy(&delegator);
+        assert!(!delegator.wait_idle_timeout(Duration::ZERO), "another runs");
+        drop(busy);
+    });
+}
+
+#[test]
 fn a_default_timeout_counts_from_when_it_is_due() {
     let delegator = Delegator::builder().default_timeout(SECOND).manual().unwrap();
     assert_eq!(delegator.submit(later(HOUR)).unwrap().wait().state(), JobState::Completed);
