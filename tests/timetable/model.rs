@@ -401,17 +401,13 @@ impl Model {
         }
         if entry == Entry::NoRoom {
             entry = match no_room {
-                NoRoom::Fails => {
-                    self.rejected += 1;
-                    return None;
-                }
-                NoRoom::DropsOldest if self.setup.capacity == 0 => {
-                    self.rejected += 1;
-                    return None;
-                }
-                NoRoom::DropsOldest => {
+                NoRoom::DropsOldest if self.setup.capacity > 0 => {
                     self.drop_one(self.line(k));
                     self.enter(k, share, true)
+                }
+                NoRoom::Fails | NoRoom::DropsOldest => {
+                    self.rejected += 1;
+                    return None;
                 }
                 _ if self.setup.capacity > 0 && self.is_at_work() && key.is_some() => {
                     self.enter(k, share, true)
