@@ -261,7 +261,11 @@ impl Real {
             opened: false,
             listened: false,
         });
-        self.submit(job, form, lent, keep)?;
+        let submitted = self.submit(job, form, lent, keep);
+        if spec.limit == Limit::Soon && soon <= Instant::now() {
+            return Err(Stop::TooSlow);
+        }
+        submitted?;
         if spec.limit == Limit::Soon {
             self.model.file();
             // Everything must be where it belongs before the time is over.
