@@ -968,6 +968,20 @@ fn superseding_needs_no_more_than_one_place() {
 }
 
 #[test]
+fn superseding_takes_no_place_of_another_priority() {
+    let delegator = Delegator::builder().queue_capacity(1).manual().unwrap();
+    let trace = Trace::default();
+    let first = delegator.submit(trace.job(0).with_key("key")).unwrap();
+    let held = delegator.submit(trace.job(1).with_key("key").with_priority(Priority::Low)).unwrap();
+    // The place of its own priority is the first's, which has to run.
+    let new = delegator.supersede("key", trace.job(2)).unwrap();
+    assert_eq!((first.state(), held.state()), (JobState::Completed, JobState::Cancelled));
+    assert_eq!(delegator.stats().places.normal, 1);
+    assert_eq!(new.join().unwrap(), [1]);
+    assert_eq!(trace.take(), [0, 2]);
+}
+
+#[test]
 fn everything_at_once_keeps_order_limit_and_accounts() {
     watchdog(|| {
         const KEYS: [&str; 4] = ["a", "b", "c", "d"];
