@@ -477,6 +477,63 @@ fn a_job_that_waits_for_a_key_is_told_what_is_left_to_do_for_it() {
 }
 
 #[test]
+fn everybody_who_waits_for_a_key_is_told() {
+    watchdog(|| {
+        let delegator = sized(4, 32);
+        let holders: Vec<_> = (0..2)
+            .map(|_| {
+                let (started, release) = (Gate::new(), Gate::new());
+                let job = gated("holder", &started, &release).with_key("key").with_key_limit(2);
+                let handle = delegator.submit(job).expect("room");
+                started.wait();
+                (handle, release)
+            })
+            .collect();
+        // Each needs the other.
+        let both = Arc::new(Barrier::new(2));
+        let meet = || {
+            let both = Arc::clone(&both);
+            Job::new("meet", move |_| {
+                both.wait();
+                Ok(Vec::new())
+            })
+        };
+        for _ in 0..2 {
+            let _ = delegator.submit(meet().with_key("key").with_key_limit(2)).expect("room");
+        }
+        let outer: Vec<_> = (0..2)
+            .map(|_| {
+                let (inside, waits) = (delegator.submitter(), Gate::new());
+                let waiting = waits.clone();
+                let job = Job::new("outer", move |_| {
+                    let child = inside.submit(yields("child", [5]).with_key("key").with_key_limit(2))?;
+                    waiting.open();
+                    child.join()
+                });
+                let handle = delegator.submit(job).expect("room");
+                waits.wait();
+                pause();
+                handle
+            })
+            .collect();
+        // What the holders' workers do next, so that only those who wait are left to run what may start.
+        let done = Gate::new();
+        for _ in 0..2 {
+            let job = gated("busy", &Gate::new(), &done).with_priority(Priority::High);
+            let _ = delegator.submit(job).expect("room");
+        }
+        for (holder, release) in holders {
+            release.open();
+            assert_eq!(holder.wait().state(), JobState::Completed);
+        }
+        for outer in outer {
+            assert_eq!(outer.join().unwrap(), [5]);
+        }
+        done.open();
+    });
+}
+
+#[test]
 fn a_set_inside_a_job_gets_its_members_done() {
     watchdog(|| {
         for (own, workers) in [(None, 1), (Some("key"), 1), (Some("key"), 2)] {
