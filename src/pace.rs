@@ -42,3 +42,19 @@ impl Pace {
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_share_the_time_and_those_that_have_run_nothing_say_nothing() {
+        let pace = Pace::new(3, 2);
+        assert_eq!(pace.time_for(10), Duration::ZERO);
+        let start = Tick::now();
+        pace.record(0, Some(start), start.after(Duration::from_secs(4)));
+        assert_eq!(pace.time_for(10), Duration::from_secs(20));
+        pace.record(1, Some(start), start.after(Duration::from_secs(2)));
+        assert_eq!(pace.time_for(10), Duration::from_secs(15));
+    }
+}

@@ -211,3 +211,49 @@ impl<T> Levels<T> {
         Some(chosen)
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_what_is_neither_taken_nor_reserved() {
+        let ranked = Ranked::new(3);
+        assert_eq!(ranked.room(Priority::Low), 3);
+        assert!(ranked.push('a', Priority::Low, false).is_ok() && ranked.reserve(Priority::Low, false));
+        assert_eq!((ranked.room(Priority::Low), ranked.room(Priority::High)), (1, 3));
+        assert!(
+            ranked.push('b', Priority::Low, true).is_ok() && ranked.push('c', Priority::Low, true).is_ok()
+        );
+        assert_eq!(ranked.room(Priority::Low), 0);
+    }
+
+    #[test]
+    fn what_is_due_is_not_late_for_its_turn() {
+        let ranked = Ranked::new(3);
+        ranked.push_due('d', || 2);
+        assert_eq!(ranked.pop(|| true, || true), None);
+        // Three of the channel give way to others.
+        (0..3).for_each(|_| ranked.count_a_take());
+        assert_eq!(ranked.pop(|| true, || true), Some(('d', None)));
+    }
+
+    #[test]
+    fn a_turn_of_what_is_due_alone_counts_like_one_of_the_channel() {
+        for due in [false, true] {
+            let ranked = Ranked::new(30);
+            let push = |n| (0..n).for_each(|_| assert!(ranked.push('h', Priority::High, false).is_ok()));
+            let taken = || std::iter::from_fn(|| ranked.pop(|| true, || true)).count();
+            push(5);
+            assert_eq!(taken(), 5, "the channel is passed over five times");
+            if due {
+                ranked.push_due('d', || 0);
+                assert_eq!(ranked.pop(|| false, || true), Some(('d', None)));
+            } else {
+                assert_eq!(ranked.pop(|| true, || true), None);
+            }
+            push(10);
+            assert_eq!(taken(), 3, "{due}");
+        }
+    }
+}

@@ -616,6 +616,18 @@ mod tests {
     }
 
     #[test]
+    fn jobs_and_attempts_have_numbers_of_their_own() {
+        let retries = Retries::new(RetryBudget::unlimited(), Tick::now());
+        let ids: Vec<JobId> = std::iter::repeat_with(|| JobId::next(1_900_000_000_000)).take(50).collect();
+        let different = |numbers: &mut dyn Iterator<Item = u64>| {
+            let numbers: Vec<u64> = numbers.collect();
+            numbers.iter().collect::<std::collections::HashSet<_>>().len() == numbers.len()
+        };
+        assert!(different(&mut ids.iter().map(|id| retries.random(*id, 1))));
+        assert!(ids.iter().all(|id| different(&mut (1..20).map(|attempt| retries.random(*id, attempt)))));
+    }
+
+    #[test]
     fn a_budget_is_paid_in_by_time_and_by_jobs_and_forgets() {
         let start = Tick::now();
         let at = |seconds| start.after(Duration::from_secs(seconds));
@@ -640,6 +652,15 @@ mod tests {
         assert!(!by_jobs.spend(at(101), 1101), "half a retry");
         assert!(by_jobs.spend(at(101), 1102));
         assert_eq!(by_jobs.count(), 101);
+
+        let unspent = retries(RetryBudget::new(0.0, 2));
+        assert_eq!(spend(&unspent, at(5), 0), 20, "half is forgotten, and half is paid in");
+
+        let refunded = retries(RetryBudget::new(0.0, 1));
+        assert_eq!(spend(&refunded, at(0), 0), 10);
+        refunded.refund();
+        assert_eq!(refunded.count(), 9);
+        assert_eq!((spend(&refunded, at(0), 0), refunded.count()), (1, 10));
 
         let none = retries(RetryBudget::new(0.0, 0));
         assert_eq!(spend(&none, at(1000), 1_000_000), 0);

@@ -8,7 +8,7 @@ use std::error::Error as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Counter, FOREVER, Gate, gated, occupy, watchdog, yields};
+use common::{Counter, FOREVER, Gate, PanicOnDrop, gated, occupy, watchdog, yields};
 use pool::{assert_threads_gone, counts, own_name, sized, threads_named};
 use workpath::{BuildError, Context, Delegator, Job, JobState, SubmitError};
 
@@ -191,6 +191,21 @@ fn the_last_setting_of_a_kind_counts() {
             .expect("nothing is wrong with it now");
         assert_eq!(delegator.workers().len(), 2);
         assert_eq!(delegator.workers()[1].thread_name, "good-1");
+    });
+}
+
+#[test]
+fn hooks_that_panic_when_they_are_dropped_hide_no_error() {
+    watchdog(|| {
+        let bomb = PanicOnDrop("hook");
+        let builder = Delegator::builder().workers(1).replacements(1).stack_size(usize::MAX / 2);
+        let error = builder
+            .on_worker_start(move |_| {
+                let _ = &bomb;
+            })
+            .build()
+            .expect_err("no thread has so much");
+        assert_names(&error, "thread");
     });
 }
 

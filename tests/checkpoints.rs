@@ -94,6 +94,19 @@ fn the_error_of_a_deadline_says_which_job_was_where_and_for_how_long() {
     // It does not go on counting.
     delegator.advance(Duration::from_secs(60));
     assert_eq!(error.to_string(), expected);
+    let checkpoint = record.checkpoint().expect("it said so");
+    assert_eq!((checkpoint.line(), checkpoint.age()), (line, Duration::from_secs(72)));
+}
+
+#[test]
+fn progress_may_be_as_large_as_a_number() {
+    let delegator = Delegator::manual();
+    let job = Job::new("much", |ctx| {
+        ctx.progress(u64::MAX, u64::MAX);
+        Ok(Vec::new())
+    });
+    let progress = delegator.submit(job).unwrap().wait().progress().expect("it said so");
+    assert_eq!(progress.total, u64::MAX);
 }
 
 #[test]

@@ -477,6 +477,63 @@ fn a_job_that_waits_for_a_key_is_told_what_is_left_to_do_for_it() {
 }
 
 #[test]
+fn everybody_who_waits_for_a_key_is_told() {
+    watchdog(|| {
+        let delegator = sized(4, 32);
+        let holders: Vec<_> = (0..2)
+            .map(|_| {
+                let (started, release) = (Gate::new(), Gate::new());
+                let job = gated("holder", &started, &release).with_key("key").with_key_limit(2);
+                let handle = delegator.submit(job).expect("room");
+                started.wait();
+                (handle, release)
+            })
+            .collect();
+        // Each needs the other.
+        let both = Arc::new(Barrier::new(2));
+        let meet = || {
+            let both = Arc::clone(&both);
+            Job::new("meet", move |_| {
+                both.wait();
+                Ok(Vec::new())
+            })
+        };
+        for _ in 0..2 {
+            let _ = delegator.submit(meet().with_key("key").with_key_limit(2)).expect("room");
+        }
+        let outer: Vec<_> = (0..2)
+            .map(|_| {
+                let (inside, waits) = (delegator.submitter(), Gate::new());
+                let waiting = waits.clone();
+                let job = Job::new("outer", move |_| {
+                    let child = inside.submit(yields("child", [5]).with_key("key").with_key_limit(2))?;
+                    waiting.open();
+                    child.join()
+                });
+                let handle = delegator.submit(job).expect("room");
+                waits.wait();
+                pause();
+                handle
+            })
+            .collect();
+        // What the holders' workers do next, so that only those who wait are left to run what may start.
+        let done = Gate::new();
+        for _ in 0..2 {
+            let job = gated("busy", &Gate::new(), &done).with_priority(Priority::High);
+            let _ = delegator.submit(job).expect("room");
+        }
+        for (holder, release) in holders {
+            release.open();
+            assert_eq!(holder.wait().state(), JobState::Completed);
+        }
+        for outer in outer {
+            assert_eq!(outer.join().unwrap(), [5]);
+        }
+        done.open();
+    });
+}
+
+#[test]
 fn a_set_inside_a_job_gets_its_members_done() {
     watchdog(|| {
         for (own, workers) in [(None, 1), (Some("key"), 1), (Some("key"), 2)] {
@@ -965,6 +1022,20 @@ fn superseding_needs_no_more_than_one_place() {
         release.open();
         assert_eq!(last.join().unwrap(), 4999_u32.to_le_bytes());
     });
+}
+
+#[test]
+fn superseding_takes_no_place_of_another_priority() {
+    let delegator = Delegator::builder().queue_capacity(1).manual().unwrap();
+    let trace = Trace::default();
+    let first = delegator.submit(trace.job(0).with_key("key")).unwrap();
+    let held = delegator.submit(trace.job(1).with_key("key").with_priority(Priority::Low)).unwrap();
+    // The place of its own priority is the first's, which has to run.
+    let new = delegator.supersede("key", trace.job(2)).unwrap();
+    assert_eq!((first.state(), held.state()), (JobState::Completed, JobState::Cancelled));
+    assert_eq!(delegator.stats().places.normal, 1);
+    assert_eq!(new.join().unwrap(), [1]);
+    assert_eq!(trace.take(), [0, 2]);
 }
 
 #[test]

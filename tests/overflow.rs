@@ -323,6 +323,8 @@ fn the_oldest_gives_way_and_says_for_whom() {
         assert_eq!(oldest.state(), JobState::Cancelled);
         assert!(dropped.is_open(), "its captures are gone");
         assert_eq!(displaced(&oldest), Some(Displaced::Dropped { by: new.id() }));
+        let error = oldest.wait().error().expect("cancelled").to_string();
+        assert_eq!(error, format!("cancelled: dropped from the full queue for job {}", new.id()));
         let told: Vec<Event> = events.try_iter().collect();
         assert!(
             matches!(&told[..], [Event::Submitted { .. }, Event::Finished(record)] if record.id() == oldest.id()),

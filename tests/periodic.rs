@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use common::{Counter, DropFlag, Gate, delegator, eventually, occupy, watchdog, yields};
 use workpath::{
     Context, Delegator, Error, Event, Every, Job, JobState, Manual, Missed, Overflow as OverflowPolicy,
-    Overlap, Periodic, PeriodicError, Priority, Retry, Shutdown,
+    Overlap, Periodic, PeriodicError, Priority, Retention, Retry, Shutdown,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -322,11 +322,59 @@ fn stop_ends_it_drops_the_function_and_leaves_the_last_job() {
         })
         .unwrap();
     delegator.advance(SECOND);
+    assert!(!series.is_stopped());
+    let text = format!("{series:?}");
+    assert!(text.contains("stopped: false, submitted: 1, missed: 0"), "{text}");
     assert!(series.stop() && dropped.is_open() && !series.stop() && series.is_stopped());
     let last = series.last().unwrap();
     assert_eq!(last.state(), JobState::Scheduled);
     delegator.advance(2 * HOUR);
     assert_eq!((last.state(), series.submitted()), (JobState::Completed, 1));
+}
+
+#[test]
+fn a_series_that_is_stopped_keeps_nothing_until_its_next_time() {
+    let delegator = Delegator::builder().retain(Retention::none()).manual().unwrap();
+    struct Loud(#[allow(dead_code, reason = "its drop is what matters")] DropFlag);
+    impl std::fmt::Debug for Loud {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("Loud")
+        }
+    }
+    impl std::fmt::Display for Loud {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("loud")
+        }
+    }
+    impl std::error::Error for Loud {}
+    let (flag, dropped) = DropFlag::new();
+    let error = workpath::Error::new(Loud(flag));
+    let mut error = Some(error);
+    let make = move || {
+        let error = std::sync::Mutex::new(error.take());
+        Job::new("fails", move |_| Err(error.lock().unwrap().take().expect("it runs once")))
+    };
+    let series = delegator.every(HOUR, make).unwrap();
+    delegator.advance(HOUR);
+    assert!(series.stop() && !dropped.is_open(), "the last job is remembered");
+    drop(series);
+    assert!(dropped.is_open());
+}
+
+#[test]
+fn a_job_that_its_function_makes_after_a_stop_is_not_submitted() {
+    let delegator = Delegator::manual();
+    let own: Arc<std::sync::Mutex<Option<Periodic>>> = Arc::default();
+    let handle = Arc::clone(&own);
+    let make = move || {
+        assert!(handle.lock().unwrap().as_ref().unwrap().stop());
+        work()
+    };
+    let series = delegator.every(SECOND, make).unwrap();
+    *own.lock().unwrap() = Some(series);
+    delegator.advance(2 * SECOND);
+    let series = own.lock().unwrap().take().unwrap();
+    assert_eq!((delegator.stats().submitted, series.submitted()), (0, 0));
 }
 
 #[test]

@@ -57,6 +57,12 @@ fn a_canceller_says_where_it_was_called_and_when() {
 }
 
 #[test]
+fn origins_have_short_names() {
+    let origins = [Origin::User, Origin::Deadline, Origin::JobSet, Origin::Shutdown];
+    assert_eq!(origins.map(|origin| origin.to_string()), ["user", "deadline", "job set", "shutdown"]);
+}
+
+#[test]
 fn a_cause_comes_with_its_place() {
     let (ctx, canceller) = Context::background().with_cancel();
     let line = next_line();

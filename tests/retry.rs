@@ -78,6 +78,20 @@ fn the_record_tells_of_every_attempt() {
 }
 
 #[test]
+fn the_debug_texts_show_policy_and_attempt() {
+    let retry = Retry::linear(SECOND).max_attempts(7).jitter().only_if(|_| true);
+    let text = format!("{retry:?}");
+    assert!(
+        text.contains("Linear") && text.contains("max_attempts: 7") && text.contains("jitter: true"),
+        "{text}"
+    );
+    assert!(text.contains("<function>"), "{text}");
+    let record = run(&Delegator::manual(), flaky(1).0.with_retry(every_second()));
+    let text = format!("{:?}", record.earlier_attempts());
+    assert!(text.contains("number: 1") && text.contains("run_time") && text.contains("error"), "{text}");
+}
+
+#[test]
 fn of_many_attempts_the_last_are_kept() {
     let delegator = Delegator::builder().retry_budget(RetryBudget::unlimited()).manual().unwrap();
     let retry = Retry::fixed(Duration::ZERO).max_attempts(100);

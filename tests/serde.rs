@@ -239,7 +239,10 @@ fn workers_say_what_they_run() {
         assert!(value["running_for_ns"].is_u64());
         release.open();
         let record = to_value(handle.wait()).unwrap();
+        let said = handle.checkpoint().expect("it said so").time();
+        let said = u64::try_from(said.duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
         for told in [&value, &record] {
+            assert_eq!(told["checkpoint"]["at_unix_ms"], json!(said));
             assert_eq!(told["progress"], json!({"done": 1, "total": 2}));
             assert_eq!(keys(&told["checkpoint"]), ["at_unix_ms", "file", "line", "text"]);
             assert_eq!(

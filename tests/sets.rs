@@ -244,6 +244,23 @@ fn a_wait_ends_when_the_context_ends_the_queued_members() {
 }
 
 #[test]
+fn a_wait_for_the_next_goes_on_when_the_context_ends_but_no_member() {
+    watchdog(|| {
+        let delegator = sized(1, 8);
+        let (ctx, canceller) = Context::background().with_cancel();
+        let mut set = delegator.job_set().with_context(&ctx);
+        let (started, release) = (Gate::new(), Gate::new());
+        set.submit(gated("deaf", &started, &release)).expect("room");
+        started.wait();
+        canceller.cancel();
+        let waiter = thread::spawn(move || set.next_finished(FOREVER).map(|record| record.state()));
+        pause();
+        release.open();
+        assert_eq!(waiter.join().expect("no panic"), Some(JobState::Completed));
+    });
+}
+
+#[test]
 fn a_wait_ends_when_a_member_has_an_end_of_its_own() {
     watchdog(|| {
         let delegator = sized(1, 8);
@@ -282,6 +299,7 @@ fn members_get_the_context_of_the_set_unless_they_have_one() {
         let delegator = sized(2, 8);
         let ctx = Context::background().with_value("n", 1_u8);
         let mut set = delegator.job_set().with_context(&ctx);
+        assert_eq!(set.context().value::<u8>("n"), Some(&1));
         let sees = || Job::new("sees", |ctx| Ok(vec![ctx.value::<u8>("n").copied().unwrap_or_default()]));
         set.submit(sees()).expect("open");
         set.submit(sees().with_timeout(FOREVER)).expect("open");
@@ -424,6 +442,40 @@ fn a_map_gives_records_in_the_order_of_the_items_or_as_they_finish() {
     });
 }
 
+#[test]
+fn a_map_may_stop_to_care_for_the_order() {
+    watchdog(|| {
+        let delegator = sized(2, 16);
+        let first_waits = Gate::new();
+        let opened = first_waits.clone();
+        let mut records = delegator.job_set().map("map", 0..4_u8, move |_, n| {
+            match n {
+                0 => opened.wait(),
+                // By then the one before has ended.
+                2 => opened.open(),
+                _ => {}
+            }
+            Ok(vec![*n])
+        });
+        let payload = |record: Option<Result<JobRecord, _>>| record.unwrap().unwrap().payload().unwrap()[0];
+        assert_eq!(payload(records.next()), 0);
+        let mut rest: Vec<u8> = records.unordered().map(|record| payload(Some(record))).collect();
+        rest.sort_unstable();
+        assert_eq!(rest, [1, 2, 3]);
+    });
+}
+
+#[test]
+fn the_debug_texts_of_a_set_and_a_map_show_their_limits() {
+    let delegator = Delegator::manual();
+    let mut set = delegator.job_set().max_in_flight(3);
+    set.submit(yields("one", "")).expect("room");
+    let text = format!("{set:?}");
+    assert!(text.contains("len: 1, max_in_flight: Some(3)"), "{text}");
+    let text = format!("{:?}", set.map("many", 0..1, |_, _| Ok(Vec::new())).unordered());
+    assert!(text.contains("\"many\", window: 3, ordered: false"), "{text}");
+}
+
 /// Counts the items that exist.
 struct Item(Arc<AtomicUsize>);
 
@@ -442,7 +494,7 @@ fn a_map_of_very_many_items_has_few_of_them_about() {
             let alive = Arc::new(AtomicUsize::new(0));
             let counted = Arc::clone(&alive);
             let items = (0..20_000).map(move |_| {
-                assert!(counted.fetch_add(1, Ordering::SeqCst) <= 64);
+                assert!(counted.fetch_add(1, Ordering::SeqCst) < 64);
                 Item(Arc::clone(&counted))
             });
             let mut map = delegator.job_set().map("item", items, |_, _| Ok(Vec::new()));
