@@ -43,8 +43,9 @@ const SPINS: u32 = sync::looks(48);
 const YIELDS: u32 = sync::looks(40);
 
 /// For how many turns a worker that has found the queue empty leaves it alone before it looks again. Each look takes the
-/// submitter's cache line away; a submitter that is slower than the workers would pay for that with every job.
-const REST: u32 = sync::looks(14);
+/// submitter's cache line away; a submitter that is slower than the workers would pay for that with every job. Who waits for
+/// one job at a time pays for a longer rest.
+const REST: u32 = sync::looks(8);
 
 /// What the queue accepts and serves. It only ever goes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
