@@ -204,20 +204,25 @@ fn dropping_a_set_cancels_what_it_owns_and_detaching_does_not() {
 
 #[test]
 fn cancelled_members_stay_to_be_collected() {
-    watchdog(|| {
-        let delegator = sized(1, 8);
-        let started = Gate::new();
-        let mut set = delegator.job_set();
-        set.submit(obedient("runs", &started)).expect("open");
-        set.submit(yields("queued", "")).expect("open");
-        started.wait();
-        set.cancel_with("enough");
-        let records = set.wait_all();
-        assert_eq!(names(&records), ["runs", "queued"]);
-        for record in records {
-            assert_eq!(record.error().unwrap().to_string(), "cancelled: enough");
-        }
-    });
+    for (cause, text) in [(None, "cancelled"), (Some("enough"), "cancelled: enough")] {
+        watchdog(move || {
+            let delegator = sized(1, 8);
+            let started = Gate::new();
+            let mut set = delegator.job_set();
+            set.submit(obedient("runs", &started)).expect("open");
+            set.submit(yields("queued", "")).expect("open");
+            started.wait();
+            match cause {
+                None => set.cancel(),
+                Some(cause) => set.cancel_with(cause),
+            }
+            let records = set.wait_all();
+            assert_eq!(names(&records), ["runs", "queued"]);
+            for record in records {
+                assert_eq!(record.error().unwrap().to_string(), text);
+            }
+        });
+    }
 }
 
 #[test]
