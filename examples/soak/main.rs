@@ -215,15 +215,20 @@ impl<'a> Observer<'a> {
             format!("{} values that jobs captured are never dropped", LEDGER.afloat())
         });
         // Side delegators let go of the last job a moment before its last announcement is over.
-        let stats = delegator.stats();
-        let ended = stats.completed + stats.failed + stats.panicked + stats.cancelled + stats.timed_out;
-        let tally = self.site.door.tally();
-        let (accepted, refused) =
-            (tally.accepted.load(Ordering::SeqCst), tally.refused.load(Ordering::SeqCst));
-        let balanced = stats.submitted == ended
-            && (stats.queued, stats.running) == (0, 0)
-            && (stats.submitted, stats.rejected) == (accepted, refused);
-        LEDGER.check(balanced, || format!("{accepted} accepted and {refused} refused, but {stats:?}"));
+        let mut told = String::new();
+        // A callback on the timer thread may still be about to count what it has submitted.
+        let balanced = eventually(|| {
+            let stats = delegator.stats();
+            let ended = stats.completed + stats.failed + stats.panicked + stats.cancelled + stats.timed_out;
+            let tally = self.site.door.tally();
+            let (accepted, refused) =
+                (tally.accepted.load(Ordering::SeqCst), tally.refused.load(Ordering::SeqCst));
+            told = format!("{accepted} accepted and {refused} refused, but {stats:?}");
+            stats.submitted == ended
+                && (stats.queued, stats.running) == (0, 0)
+                && (stats.submitted, stats.rejected) == (accepted, refused)
+        });
+        LEDGER.check(balanced, || told);
         let working = delegator.workers().into_iter().filter(|worker| worker.running.is_some()).count();
         LEDGER.check(working == 0, || format!("{working} workers work at nothing"));
         let records = delegator.registry().len();
@@ -231,6 +236,7 @@ impl<'a> Observer<'a> {
 
         self.ids();
         self.system();
+        let stats = self.site.delegator.stats();
         self.report(&stats);
     }
 
