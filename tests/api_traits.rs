@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use common::{FOREVER, Gate, gated, occupy, watchdog, yields};
 use workpath::{
-    BuildError, Builder, Canceller, Context, Delegator, Displaced, Error, ErrorKind, Job, JobHandle, JobId,
-    JobRecord, JobSet, JobState, OnDone, Operation, Origin, Registry, Retention, Retry, Shutdown,
-    ShutdownReport, Stats, SubmitAllError, SubmitError, SubmitErrorKind, Submitter, WorkerStatus,
+    BuildError, Builder, Canceller, Context, Delegator, Error, ErrorKind, Job, JobHandle, JobId, JobRecord,
+    JobSet, JobState, OnDone, Operation, Registry, Retention, Shutdown, ShutdownReport, Stats,
+    SubmitAllError, SubmitError, SubmitErrorKind, Submitter, WorkerStatus,
 };
 
 fn send_sync<T: Send + Sync>() {}
@@ -192,48 +192,24 @@ fn debug_is_never_empty() {
 }
 
 #[test]
-fn debug_tells_what_was_set_and_how_far_it_is() {
-    let delegator = Delegator::builder().queue_capacity(1).manual().unwrap();
+fn what_is_printed_tells_what_it_is_about() {
+    let delegator = Delegator::builder().queue_capacity(1).latencies(true).manual().unwrap();
     let tells = |value: &dyn Debug, words: &[&str]| {
         let text = format!("{value:?}");
         words.iter().for_each(|word| assert!(text.contains(word), "{word:?} is not in {text}"));
     };
-    tells(
-        &Retry::fixed(FOREVER).max_attempts(7).only_if(|_| true),
-        &["Retry", "max_attempts: 7", "<function>"],
-    );
-    tells(
-        &delegator.every(FOREVER, || yields("tick", [])).unwrap(),
-        &["Periodic", "stopped: false", "submitted: 0"],
-    );
-    tells(&delegator.job_set().max_in_flight(5), &["JobSet", "len: 0", "max_in_flight", "5"]);
     tells(&delegator, &["Manual"]);
     tells(delegator.registry(), &["Registry"]);
     let refused = delegator.try_submit_all((0..3).map(|_| yields("job", []))).unwrap_err();
     tells(&refused, &["SubmitAllError", "kind: Full", "accepted: 1", "rest: 2"]);
     assert_eq!(Error::from(refused).to_string(), "2 of 3 jobs were not accepted: the queue is full");
-    let job =
-        Job::new("fails", |_| Err("no".into())).with_retry(Retry::fixed(Duration::ZERO).max_attempts(2));
-    delegator.run_until_idle();
-    let record = delegator.submit(job).unwrap().wait();
-    tells(&record.earlier_attempts(), &["Attempt", "number: 1", "no"]);
-}
-
-#[test]
-fn origins_and_displacements_say_who_it_was() {
-    let origins = [
-        Origin::User,
-        Origin::Deadline,
-        Origin::JobSet,
-        Origin::Shutdown,
-        Origin::OrderQueue,
-        Origin::Displaced,
-    ];
-    let texts = ["user", "deadline", "job set", "shutdown", "order queue", "displaced"];
-    assert_eq!(origins.map(|origin| origin.to_string()), texts);
-    let by = yields("job", []).id();
-    assert_eq!(Displaced::Dropped { by }.to_string(), format!("dropped from the full queue for job {by}"));
-    assert_eq!(Displaced::Superseded { by }.to_string(), format!("superseded by job {by}"));
+    let wrong = Delegator::builder().workers(0).build().unwrap_err();
+    let text = wrong.to_string();
+    assert_eq!(Error::from(wrong).to_string(), text);
+    assert_eq!(delegator.run_until_idle(), 1);
+    let waited = delegator.latencies().run_time;
+    assert_eq!(waited.to_string(), "p50 0.0ns, p90 0.0ns, p99 0.0ns, max 0.0ns of 1");
+    tells(&waited, &["Latency(p50 0.0ns"]);
 }
 
 #[test]

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use common::{BRIEF, FOREVER, Gate, delegator, fails, occupy, watchdog, yields};
 use pool::obedient;
-use workpath::{Context, Delegator, Error, Job, JobHandle, JobState, Origin, Provenance, Shutdown};
+use workpath::{
+    Context, Delegator, Displaced, Error, Job, JobHandle, JobState, Origin, Provenance, Shutdown,
+};
 
 /// The line after this call.
 #[track_caller]
@@ -57,9 +59,20 @@ fn a_canceller_says_where_it_was_called_and_when() {
 }
 
 #[test]
-fn origins_have_short_names() {
-    let origins = [Origin::User, Origin::Deadline, Origin::JobSet, Origin::Shutdown];
-    assert_eq!(origins.map(|origin| origin.to_string()), ["user", "deadline", "job set", "shutdown"]);
+fn origins_and_displacements_say_who_it_was() {
+    let origins = [
+        Origin::User,
+        Origin::Deadline,
+        Origin::JobSet,
+        Origin::Shutdown,
+        Origin::OrderQueue,
+        Origin::Displaced,
+    ];
+    let texts = ["user", "deadline", "job set", "shutdown", "order queue", "displaced"];
+    assert_eq!(origins.map(|origin| origin.to_string()), texts);
+    let by = yields("job", []).id();
+    assert_eq!(Displaced::Dropped { by }.to_string(), format!("dropped from the full queue for job {by}"));
+    assert_eq!(Displaced::Superseded { by }.to_string(), format!("superseded by job {by}"));
 }
 
 #[test]

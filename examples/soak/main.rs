@@ -214,21 +214,19 @@ impl<'a> Observer<'a> {
         LEDGER.check(eventually(|| LEDGER.afloat() == 0), || {
             format!("{} values that jobs captured are never dropped", LEDGER.afloat())
         });
-        // Side delegators let go of the last job a moment before its last announcement is over.
-        let mut told = String::new();
-        // A callback on the timer thread may still be about to count what it has submitted.
-        let balanced = eventually(|| {
-            let stats = delegator.stats();
-            let ended = stats.completed + stats.failed + stats.panicked + stats.cancelled + stats.timed_out;
-            let tally = self.site.door.tally();
-            let (accepted, refused) =
-                (tally.accepted.load(Ordering::SeqCst), tally.refused.load(Ordering::SeqCst));
-            told = format!("{accepted} accepted and {refused} refused, but {stats:?}");
-            stats.submitted == ended
-                && (stats.queued, stats.running) == (0, 0)
-                && (stats.submitted, stats.rejected) == (accepted, refused)
+        // Side delegators let go of the last job a moment before its last announcement is over, and the logger submits.
+        let mut numbers = None;
+        let settled = eventually(|| {
+            numbers = self.numbers();
+            numbers.is_some()
         });
-        LEDGER.check(balanced, || told);
+        LEDGER.check(settled, || "submissions go on at a quiet point".to_owned());
+        let Some((stats, accepted, refused)) = numbers else { return };
+        let ended = stats.completed + stats.failed + stats.panicked + stats.cancelled + stats.timed_out;
+        let balanced = stats.submitted == ended
+            && (stats.queued, stats.running) == (0, 0)
+            && (stats.submitted, stats.rejected) == (accepted, refused);
+        LEDGER.check(balanced, || format!("{accepted} accepted and {refused} refused, but {stats:?}"));
         let working = delegator.workers().into_iter().filter(|worker| worker.running.is_some()).count();
         LEDGER.check(working == 0, || format!("{working} workers work at nothing"));
         let records = delegator.registry().len();
@@ -236,8 +234,18 @@ impl<'a> Observer<'a> {
 
         self.ids();
         self.system();
-        let stats = self.site.delegator.stats();
         self.report(&stats);
+    }
+
+    /// The delegator's numbers, and how many submissions were accepted and refused; `None` if there was one meanwhile.
+    fn numbers(&self) -> Option<(Stats, u64, u64)> {
+        let tally = self.site.door.tally();
+        let begun = tally.begun.load(Ordering::SeqCst);
+        let (accepted, refused) =
+            (tally.accepted.load(Ordering::SeqCst), tally.refused.load(Ordering::SeqCst));
+        let idle = accepted + refused == begun && self.site.delegator.wait_idle_timeout(PATIENCE);
+        let stats = self.site.delegator.stats();
+        (idle && tally.begun.load(Ordering::SeqCst) == begun).then_some((stats, accepted, refused))
     }
 
     /// No id comes twice, and none is older than those of the round before.

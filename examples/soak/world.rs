@@ -276,6 +276,8 @@ pub(crate) struct Door {
 
 #[derive(Default)]
 pub(crate) struct Tally {
+    /// Submissions that have begun.
+    pub(crate) begun: AtomicU64,
     pub(crate) accepted: AtomicU64,
     pub(crate) refused: AtomicU64,
 }
@@ -322,6 +324,7 @@ impl Door {
 
     pub(crate) fn send(&self, form: Form, job: Job) -> Result<JobHandle, SubmitError> {
         let (id, created) = (job.id(), job.created_at());
+        add(&self.tally.begun);
         let sent = match form {
             Form::Submit => self.submitter.submit(job),
             Form::Try => self.submitter.try_submit(job),

@@ -61,12 +61,7 @@ fn main() {
             }
         }
     }
-    println!("{:40} {:>10}   {:>10} {:>10}   per second", "", "median", "least", "most");
-    for ((name, _), mut rates) in rows.into_iter().zip(rates) {
-        rates.sort_by(f64::total_cmp);
-        let (median, last) = (rates[rates.len() / 2], rates[rates.len() - 1]);
-        println!("{name:40} {median:>10.0}   {:>10.0} {last:>10.0}", rates[0]);
-    }
+    queues::print(rows.iter().map(|(name, _)| *name).zip(rates));
 }
 
 fn order() -> Order {

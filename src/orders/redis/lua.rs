@@ -199,6 +199,7 @@ if ARGV[4] == '1' or call('EXISTS', BACK) == 1 then
   if more then call('SET', BACK, 1) else call('DEL', BACK) end
 end
 
+-- One more than can be handed out is asked for: whether there is more is what others have to know.
 local rest = alone
 for p = 0, 2 do
   local s, out, size = S[p + 1], new[p + 1], 0

@@ -5,7 +5,6 @@
 //! printed is the median, and the least and the most.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use std::time::{Duration, Instant};
 use apalis::layers::WorkerBuilderExt;
 use apalis::prelude::{BoxDynError, Data, TaskSink, WorkerBuilder};
 use apalis_redis::{Config, ConnectionManager, RedisStorage};
+use queues::Server;
 use tokio::runtime::Runtime;
 use workpath::{Catalog, Delegator, Order, OrderQueue, RedisQueue, Serve, Shutdown};
 
@@ -59,48 +59,19 @@ const ROWS: [(&str, Measure); 6] = [
     ("apalis: served", apalis_serves),
 ];
 
-/// A server that is gone with the program.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn main() -> std::io::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let folder = arguments.next().unwrap_or_else(|| ".".to_owned());
     let rounds = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(5);
-    let folder = Path::new(&folder).join(format!("redis-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let server = Command::new("redis-server")
-        .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "everysec"])
-        .args(["--port", &port.to_string(), "--dir"])
-        .arg(&folder)
-        .stdout(Stdio::null())
-        .spawn()?;
-    let server = Server(server);
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let url = format!("redis://127.0.0.1:{port}");
+    let server = Server::start(Path::new(&folder), "everysec")?;
+    let url = server.url();
     let mut rates = vec![Vec::new(); ROWS.len()];
     for round in 0..rounds {
         for (nth, (_, measure)) in ROWS.iter().enumerate() {
             rates[nth].push(measure(&url, &format!("q{round}-{nth}")));
         }
     }
-    drop(server);
-    std::fs::remove_dir_all(&folder)?;
-    println!("{:40} {:>10}   {:>10} {:>10}   per second", "", "median", "least", "most");
-    for ((name, _), mut rates) in ROWS.iter().zip(rates) {
-        rates.sort_by(f64::total_cmp);
-        let (median, last) = (rates[rates.len() / 2], rates[rates.len() - 1]);
-        println!("{name:40} {median:>10.0}   {:>10.0} {last:>10.0}", rates[0]);
-    }
+    queues::print(ROWS.iter().map(|(name, _)| *name).zip(rates));
     Ok(())
 }
 

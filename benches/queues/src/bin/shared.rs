@@ -3,41 +3,19 @@
 //! FSYNC, by default `everysec`.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use queues::Server;
 use workpath::{Catalog, Delegator, Order, OrderQueue, RedisQueue, Serve, Settlement, Shutdown, Verdict};
 
 const LEASE: Duration = Duration::from_secs(30);
-
-/// A server that is gone with the program.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let folder = arguments.next().unwrap_or_else(|| ".".to_owned());
     let fsync = arguments.next().unwrap_or_else(|| "everysec".to_owned());
-    let folder = Path::new(&folder).join(format!("redis-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
-    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let server = Command::new("redis-server")
-        .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", &fsync])
-        .args(["--port", &port.to_string(), "--dir"])
-        .arg(&folder)
-        .stdout(Stdio::null())
-        .spawn()?;
-    let server = Server(server);
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let url = format!("redis://127.0.0.1:{port}");
+    let server = Server::start(Path::new(&folder), &fsync)?;
+    let url = server.url();
     let connect = |name: &str| RedisQueue::connect_with(&url, name, usize::MAX >> 1, 1 << 20);
 
     for round in 1..=3 {
@@ -96,8 +74,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("{:40} p50 {p50:.0?}, p99 {p99:.0?}", "submit, run, result");
         serving.stop(Shutdown::drain());
     }
-    drop(server);
-    std::fs::remove_dir_all(&folder)?;
     Ok(())
 }
 
