@@ -1,9 +1,12 @@
 //! Orders and their bytes.
 #![cfg(feature = "orders")]
 
-use std::time::{Duration, SystemTime};
+mod common;
 
-use workpath::{DecodeError, MemoryQueue, Order, OrderQueue, Priority, QueueErrorKind};
+use std::time::{Duration, Instant, SystemTime};
+
+use common::eventually;
+use workpath::{DecodeError, MemoryQueue, Order, OrderQueue, Priority, QueueErrorKind, Settlement, Verdict};
 
 fn full() -> Order {
     Order::new("resize")
@@ -103,4 +106,28 @@ fn the_first_out_is_by_priority_then_by_age() {
     }
     let leases = queue.lease(9, Duration::from_secs(30), Duration::ZERO).unwrap();
     assert_eq!(leases.iter().map(|lease| lease.order.operation()).collect::<Vec<_>>(), ["a", "b", "b2", "c"]);
+}
+
+#[test]
+fn the_result_of_a_requeued_order_is_kept_for_its_own_time() {
+    const TTL: Duration = Duration::from_millis(400);
+    let queue = MemoryQueue::new();
+    let id = queue.enqueue(Order::new("work").with_result_ttl(TTL)).unwrap();
+    let settle = |verdict| {
+        let lease = queue.lease(1, Duration::from_secs(30), Duration::ZERO).unwrap().remove(0);
+        assert_eq!(queue.settle(vec![Settlement::new(&lease, verdict)]).unwrap(), [true]);
+    };
+    settle(Verdict::Dead("no".into()));
+    let first = Instant::now();
+    std::thread::sleep(TTL / 2);
+    assert!(queue.requeue(id).unwrap());
+    let second = Instant::now();
+    settle(Verdict::Complete(b"yes".to_vec()));
+    std::thread::sleep(TTL.saturating_sub(first.elapsed()) + Duration::from_millis(2));
+    let result = queue.result(id, Duration::ZERO).unwrap();
+    // On a machine that stands still for long, it may be gone by now.
+    if second.elapsed() < TTL {
+        assert_eq!(result, Some(Ok(b"yes".to_vec())));
+    }
+    eventually("it is forgotten in the end", || queue.result(id, Duration::ZERO).unwrap().is_none());
 }

@@ -3,16 +3,18 @@
 #![cfg(feature = "redis")]
 
 mod common;
+#[path = "common/server.rs"]
+mod server;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::{Counter, Gate, PATIENCE, eventually, watchdog, within};
+use server::Server;
 use workpath::{
     Catalog, Delegator, JobId, Lease, Order, OrderQueue, Priority, QueueErrorKind, RedisQueue, Renewal,
     Serve, Settlement, Shutdown, Verdict,
@@ -22,107 +24,6 @@ const LEASE: Duration = Duration::from_secs(30);
 
 /// For tests of several processes, on a machine that does other things too.
 const LONG: Duration = Duration::from_secs(120);
-
-/// A server that is gone with the test.
-struct Server {
-    process: Child,
-    folder: PathBuf,
-    port: u16,
-    options: Vec<String>,
-}
-
-impl Server {
-    fn start(name: &str, options: &[&str]) -> Option<Server> {
-        let folder = std::env::temp_dir().join(format!("workpath-redis-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).unwrap();
-        let port = free_port();
-        let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
-        match Server::spawn(&folder, port, &options) {
-            Ok(process) => {
-                let server = Server { process, folder, port, options };
-                server.await_start();
-                Some(server)
-            }
-            Err(error) => {
-                let _ = std::fs::remove_dir_all(&folder);
-                eprintln!("SKIPPED, since redis-server cannot be started: {error}");
-                None
-            }
-        }
-    }
-
-    fn spawn(folder: &PathBuf, port: u16, options: &[String]) -> std::io::Result<Child> {
-        Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string(), "--dir"])
-            .arg(folder)
-            .args(options)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-    }
-
-    fn await_start(&self) {
-        eventually("the server listens", || TcpStream::connect(("127.0.0.1", self.port)).is_ok());
-    }
-
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    fn queue(&self) -> RedisQueue {
-        let mut queue = RedisQueue::connect(&self.url(), "q");
-        let start = Instant::now();
-        // It may be reading its file.
-        while queue.as_ref().is_err_and(|error| error.is_retryable()) && start.elapsed() < PATIENCE {
-            std::thread::sleep(Duration::from_millis(5));
-            queue = RedisQueue::connect(&self.url(), "q");
-        }
-        queue.unwrap()
-    }
-
-    fn run<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
-        let mut connection = redis::Client::open(self.url()).unwrap().get_connection().unwrap();
-        let mut command = redis::cmd(words[0]);
-        command.arg(&words[1..]).query(&mut connection).unwrap()
-    }
-
-    fn kill(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-
-    fn restart(&mut self) {
-        self.process = Server::spawn(&self.folder, self.port, &self.options).unwrap();
-        self.await_start();
-    }
-
-    /// How many results there are for each of these orders.
-    fn results(&self, ids: &[JobId]) -> HashMap<u64, usize> {
-        let mut connection = redis::Client::open(self.url()).unwrap().get_connection().unwrap();
-        let mut counts = HashMap::new();
-        for id in ids {
-            let count = redis::cmd("LLEN").arg(format!("wp:{{q}}:r:{id}")).query(&mut connection).unwrap();
-            *counts.entry(count).or_default() += 1;
-        }
-        counts
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// A node of a cluster takes the one 10,000 above it as well.
-fn free_port() -> u16 {
-    let any = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    std::iter::repeat_with(any).find(|port| *port < 55_000).unwrap()
-}
 
 fn signal(process: &Child, signal: &str) {
     assert!(Command::new("kill").args([signal, &process.id().to_string()]).status().unwrap().success());
@@ -361,12 +262,23 @@ fn a_cancel_reaches_what_waits_and_tells_who_runs() {
     assert_eq!(queue.result(waiting, Duration::ZERO).unwrap(), Some(Err("cancelled".into())));
     assert!(!queue.cancel(waiting).unwrap());
     assert!(queue.lease(9, LEASE, Duration::ZERO).unwrap().is_empty());
-    assert_eq!(queue.renew(&[lease.token], LEASE).unwrap(), [Renewal::Cancelled]);
-    assert!(settle(&queue, &lease, Verdict::Release));
-    let lease = lease_one(&queue, LEASE);
+    assert_eq!(queue.renew(&[lease.token], Duration::from_millis(1)).unwrap(), [Renewal::Cancelled]);
+    // Lost, it is still cancelled, and does not go back.
+    let lease = lease_one(&queue, Duration::from_millis(300));
     assert!(lease.cancelled);
-    assert!(settle(&queue, &lease, Verdict::Retry { error: "no".into(), after: Duration::ZERO }));
+    assert_eq!(queue.renew(&[lease.token], LEASE).unwrap(), [Renewal::Cancelled]);
+    let together = [(); 2].map(|()| {
+        queue.enqueue(Order::new("other")).unwrap();
+        lease_one(&queue, LEASE)
+    });
+    let [again, back] = together.each_ref().map(|other| Settlement::new(other, Verdict::Release));
+    let cancelled = Settlement::new(&lease, Verdict::Release);
+    assert_eq!(queue.settle(vec![again, cancelled, back]).unwrap(), [true; 3]);
     assert_eq!(queue.result(running, Duration::ZERO).unwrap(), Some(Err("cancelled".into())));
+    assert_eq!(counts(&queue), (2, 0, 0, 0));
+    for other in together {
+        assert!(queue.cancel(other.token.id).unwrap());
+    }
     assert!(!queue.cancel(Order::new("unknown").id()).unwrap());
     assert_eq!(counts(&queue), (0, 0, 0, 0));
 }

@@ -1,6 +1,6 @@
 //! A queue in memory.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,17 +9,14 @@ use parking_lot::{Condvar, Mutex};
 
 use super::order::{Order, millis, rank, time, unix_now};
 use super::queue::{
-    DEFAULT_MAX_BYTES, DeadLetter, Lease, LeaseToken, OrderQueue, OrderResult, QueueCounts, QueueError,
-    QueueErrorKind, Renewal, Settlement, Verdict, check,
+    CANCELLED, DEFAULT_MAX_BYTES, DeadLetter, Lease, LeaseToken, OrderQueue, OrderResult, QueueCounts,
+    QueueError, QueueErrorKind, Renewal, Settlement, Verdict, check,
 };
 use crate::clock::Tick;
 use crate::id::JobId;
 
 /// How many dead letters a queue keeps.
 pub(crate) const MAX_DEAD: usize = 10_000;
-
-/// What the result of an order says that was cancelled while it waited.
-pub(crate) const CANCELLED: &str = "cancelled";
 
 /// A queue of orders in this process's memory: for tests, and for programs that do not need their orders to outlive
 /// them. It does what the other queues do, leases and dead letters included. A clone is the same queue.
@@ -70,9 +67,10 @@ struct State {
     /// Those that are handed out, by the end of their lease.
     leased: BTreeMap<(Tick, u64), usize>,
     keys: HashMap<String, JobId>,
-    results: BTreeMap<JobId, OrderResult>,
-    /// When results are forgotten.
-    expiry: BTreeMap<(u64, JobId), ()>,
+    /// With the time at which each is forgotten.
+    results: BTreeMap<JobId, (u64, OrderResult)>,
+    /// By that time. There may be older ones of orders that were done again.
+    expiry: BTreeSet<(u64, JobId)>,
     dead: VecDeque<DeadLetter>,
     dead_ids: HashSet<JobId>,
     /// Numbers for orders and leases.
@@ -228,12 +226,14 @@ impl State {
             }
             self.make_wait(slot);
         }
-        while let Some((&(expires, id), ())) = self.expiry.first_key_value() {
+        while let Some(&(expires, id)) = self.expiry.first() {
             if expires > now {
                 break;
             }
-            self.expiry.remove(&(expires, id));
-            self.results.remove(&id);
+            self.expiry.pop_first();
+            if self.results.get(&id).is_some_and(|(until, _)| *until == expires) {
+                self.results.remove(&id);
+            }
         }
     }
 
@@ -289,8 +289,9 @@ impl State {
         }
         let ttl = order.result_ttl_millis();
         if ttl > 0 {
-            self.expiry.insert((now.saturating_add(ttl), order.id()), ());
-            self.results.insert(order.id(), result);
+            let expires = now.saturating_add(ttl);
+            self.expiry.insert((expires, order.id()));
+            self.results.insert(order.id(), (expires, result));
         }
     }
 
@@ -298,6 +299,7 @@ impl State {
         let Settlement { token, verdict } = settlement;
         let Some(slot) = self.held(token) else { return false };
         let Some(mut entry) = self.displace(slot) else { return false };
+        let verdict = if entry.cancelled { verdict.of_cancelled() } else { verdict };
         if !matches!(verdict, Verdict::Retry { .. } | Verdict::Release) {
             self.vacate(slot, token.id);
         }
@@ -417,7 +419,7 @@ impl OrderQueue for MemoryQueue {
         loop {
             let tick = Tick::now();
             state.look(unix_now(), tick);
-            if let Some(result) = state.results.get(&id) {
+            if let Some((_, result)) = state.results.get(&id) {
                 return Ok(Some(result.clone()));
             }
             let Some(left) = give_up.since(tick) else { return Ok(None) };

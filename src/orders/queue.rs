@@ -7,6 +7,9 @@ use std::time::{Duration, SystemTime};
 use super::order::Order;
 use crate::id::JobId;
 
+/// What the result of an order says that was cancelled before it was done.
+pub(crate) const CANCELLED: &str = "cancelled";
+
 /// The largest order that a queue takes unless it is told otherwise, in bytes of payload and values.
 pub(crate) const DEFAULT_MAX_BYTES: usize = 1024 * 1024;
 
@@ -87,7 +90,8 @@ pub trait OrderQueue: Send + Sync + fmt::Debug {
 
     /// Says what came of leased orders. For each, in their sequence, `true` if that is now stored, and `false` if the
     /// lease was void: another holder has the order, or it is settled already. After an error the same call may be
-    /// repeated; what it had settled before answers `false` then.
+    /// repeated; what it had settled before answers `false` then. What somebody has cancelled does not go back to be done
+    /// again: it is over, and its result says that it was cancelled.
     ///
     /// # Errors
     ///
@@ -310,6 +314,16 @@ pub struct Settlement {
     pub verdict: Verdict,
 }
 
+impl Verdict {
+    /// What it comes to for an order that somebody has cancelled: that does not go back.
+    pub(crate) fn of_cancelled(self) -> Verdict {
+        match self {
+            Verdict::Retry { .. } | Verdict::Release => Verdict::Discard(CANCELLED.to_owned()),
+            other => other,
+        }
+    }
+}
+
 impl Settlement {
     /// What is said about this lease.
     ///
@@ -343,7 +357,7 @@ pub struct QueueCounts {
     pub waiting: u64,
     /// Not due yet: delayed, or waiting to be tried again.
     pub delayed: u64,
-    /// Handed out. Those whose lease has lapsed count here until they are handed out again.
+    /// Handed out. Those whose lease has lapsed count here for as long as the queue has not found out.
     pub leased: u64,
     /// Dead letters.
     pub dead: u64,

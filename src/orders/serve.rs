@@ -19,9 +19,8 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::catalog::{Catalog, job_of};
-use super::memory::CANCELLED;
 use super::order::{Order, millis, unix_now};
-use super::queue::{Lease, LeaseToken, OrderQueue, QueueError, Renewal, Settlement, Verdict};
+use super::queue::{CANCELLED, Lease, LeaseToken, OrderQueue, QueueError, Renewal, Settlement, Verdict};
 use crate::clock::Tick;
 use crate::context::Context;
 use crate::delegator::{Delegator, Shutdown, ShutdownReport, SubmitError, Submitter};

@@ -31,11 +31,11 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Rows, Statement, params};
 
-use super::memory::{CANCELLED, MAX_DEAD};
+use super::memory::MAX_DEAD;
 use super::order::{Order, millis, rank, time, unix_now};
 use super::queue::{
-    DEFAULT_MAX_BYTES, DeadLetter, Lease, LeaseToken, OrderQueue, OrderResult, QueueCounts, QueueError,
-    QueueErrorKind, Renewal, Settlement, Verdict, check,
+    CANCELLED, DEFAULT_MAX_BYTES, DeadLetter, Lease, LeaseToken, OrderQueue, OrderResult, QueueCounts,
+    QueueError, QueueErrorKind, Renewal, Settlement, Verdict, check,
 };
 use crate::clock::Tick;
 use crate::id::JobId;
@@ -908,13 +908,15 @@ impl<'db> Store<'db> {
     fn settle(&mut self, settlement: Settlement, now: u64) -> Sql<bool> {
         let Settlement { token, verdict } = settlement;
         let (seq, fence, id) = held_by(&token);
-        let held: Option<(u32, i64)> = self
+        let held: Option<(u32, i64, bool)> = self
             .sql(
-                "SELECT failures, result_ttl FROM orders WHERE seq = ?1 AND fence = ?2 AND id = ?3 AND state = 2",
+                "SELECT failures, result_ttl, cancelled FROM orders \
+                 WHERE seq = ?1 AND fence = ?2 AND id = ?3 AND state = 2",
             )?
-            .query_row(params![seq, fence, id], |row| Ok((row.get(0)?, row.get(1)?)))
+            .query_row(params![seq, fence, id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
-        let Some((failures, ttl)) = held else { return Ok(false) };
+        let Some((failures, ttl, cancelled)) = held else { return Ok(false) };
+        let verdict = if cancelled { verdict.of_cancelled() } else { verdict };
         match verdict {
             Verdict::Complete(payload) => {
                 self.delete(seq)?;

@@ -61,7 +61,8 @@ local function finish(id, key, ttl, text)
   over[#over + 1] = id
   if key ~= '' then call('HDEL', UNIQUE, key) end
   if ttl ~= '0' then
-    call('RPUSH', RESULT .. id, text)
+    -- There may be that of an order with this id that was done before.
+    if call('RPUSH', RESULT .. id, text) > 1 then call('LTRIM', RESULT .. id, -1, -1) end
     call('PEXPIRE', RESULT .. id, ttl)
   end
 end
@@ -90,11 +91,12 @@ local size, capacity = call('HLEN', INDEX), tonumber(ARGV[1])
 local answers, waiting, index, new, ids = {}, false, {'HSET', INDEX}, {}, {}
 for at = 2, #ARGV, 7 do ids[#ids + 1] = ARGV[at] end
 local found = call('HMGET', INDEX, unpack(ids))
+local dead = call('HLEN', DEADS) > 0 and call('HMGET', DEADS, unpack(ids)) or {}
 for at = 2, #ARGV, 7 do
   local id, p, due, ttl, dl, key, body = unpack(ARGV, at, at + 6)
   local there = key ~= '' and call('HGET', UNIQUE, key)
   local answer = ''
-  if new[id] or found[#answers + 1] then
+  if new[id] or found[#answers + 1] or dead[#answers + 1] then
     answer = 'i'
   elseif there then
     answer = 'k' .. there
@@ -162,83 +164,91 @@ if head[2] and tonumber(head[2]) <= t then
   head = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
 end
 
-local alone, more = false, false
-if ARGV[4] == '1' or call('EXISTS', BACK) == 1 then
-  for p = 0, 2 do
-    local rows = call('XPENDING', S[p + 1], 'w', 'IDLE', DAY, '-', '+', 64)
-    if #rows == 64 then more = true end
-    for _, row in ipairs(rows) do
-      local e, count = row[1], row[4]
-      if alone or got >= max then
-        more = true
-        break
-      end
-      local entry = call('XRANGE', S[p + 1], e, e)[1]
-      if not entry then
-        call('XACK', S[p + 1], 'w', e)
+-- Whether nothing more is to be taken; whether there is, or may be, more that was handed back or lost; and more that is new.
+local scan, stop, more, rest = ARGV[4] == '1' or call('EXISTS', BACK) == 1, false, false, false
+
+-- What was handed back or lost, at this priority. What was lost goes by itself.
+local function take_back(p)
+  local s = S[p + 1]
+  local rows = call('XPENDING', s, 'w', 'IDLE', DAY, '-', '+', 64)
+  if #rows == 64 then more = true end
+  for _, row in ipairs(rows) do
+    local e, count = row[1], row[4]
+    if stop or got >= max then
+      more = true
+      return
+    end
+    local entry = call('XRANGE', s, e, e)[1]
+    if not entry then
+      call('XACK', s, 'w', e)
+    else
+      local fields = entry[2]
+      local v = call('HGET', INDEX, fields[2] or '')
+      local _, cancelled, back = nil, 0, 0
+      if v then _, _, _, cancelled, back = parse(v) end
+      local lost = count > tonumber(back)
+      if lost and got > 0 then
+        stop, more = true, true
       else
-        local fields = entry[2]
-        local v = call('HGET', INDEX, fields[2] or '')
-        local _, cancelled, back = nil, 0, 0
-        if v then _, _, _, cancelled, back = parse(v) end
-        local lost = count > tonumber(back)
-        if lost and got > 0 then
-          more = true
-        else
-          call('XCLAIM', S[p + 1], 'w', me, DAY, e, 'IDLE', idle, 'RETRYCOUNT', count + 1, 'JUSTID')
-          if not is_over(p, e, fields, v) then
-            local row = {fields[2], p, e, count + 1, fields[4], count - back + 1, cancelled, fields[8]}
-            for _, part in ipairs(row) do old[#old + 1] = part end
-            got = got + 1
-          end
-          alone = lost and got > 0
+        call('XCLAIM', s, 'w', me, DAY, e, 'IDLE', idle, 'RETRYCOUNT', count + 1, 'JUSTID')
+        if not is_over(p, e, fields, v) then
+          local row = {fields[2], p, e, count + 1, fields[4], count - back + 1, cancelled, fields[8]}
+          for _, part in ipairs(row) do old[#old + 1] = part end
+          got = got + 1
+          stop = lost
         end
       end
     end
   end
-  if more then call('SET', BACK, 1) else call('DEL', BACK) end
 end
 
--- One more than can be handed out is asked for: whether there is more is what others have to know.
-local rest = alone
-for p = 0, 2 do
+-- What is new, at this priority. One more than can be handed out is asked for: whether there is more is what others have
+-- to know.
+local function take_new(p)
   local s, out, size = S[p + 1], new[p + 1], 0
-  if rest then break end
-  if call('XLEN', s) > 0 then
-    local last
-    for _, info in ipairs(call('XINFO', 'GROUPS', s)) do
-      local group = {}
-      for at = 1, #info, 2 do group[info[at]] = info[at + 1] end
-      if group.name == 'w' then last = group['last-delivered-id'] end
-    end
-    if not last then return redis.error_reply('NOGROUP there is no group') end
-    local entries = call('XRANGE', s, '(' .. last, '+', 'COUNT', max - got + 1)
-    local count = #entries
-    if count > max - got then
-      count, rest = count - 1, true
-    end
-    if count > 0 then
-      local claim, ids = {}, {}
-      for at = 1, count do
-        claim[at] = entries[at][1]
-        ids[at] = entries[at][2][2] or ''
-      end
-      last = claim[count]
-      for at, option in ipairs({'IDLE', idle, 'RETRYCOUNT', 1, 'FORCE', 'JUSTID', 'LASTID', last}) do
-        claim[count + at] = option
-      end
-      call('XCLAIM', s, 'w', me, 0, unpack(claim))
-      local found = call('HMGET', INDEX, unpack(ids))
-      for at = 1, count do
-        local e, fields, v = entries[at][1], entries[at][2], found[at]
-        if v and fields[8] and fields[6] == '0' or not is_over(p, e, fields, v) then
-          out[size + 1], out[size + 2], out[size + 3], out[size + 4] = fields[2], e, fields[4], fields[8]
-          size = size + 4
-          got = got + 1
-        end
-      end
+  if call('XLEN', s) == 0 then return end
+  local last
+  for _, info in ipairs(call('XINFO', 'GROUPS', s)) do
+    local group = {}
+    for at = 1, #info, 2 do group[info[at]] = info[at + 1] end
+    if group.name == 'w' then last = group['last-delivered-id'] end
+  end
+  if not last then return 'NOGROUP there is no group' end
+  local entries = call('XRANGE', s, '(' .. last, '+', 'COUNT', max - got + 1)
+  local count = #entries
+  if count > max - got then
+    count, rest = count - 1, true
+  end
+  if count == 0 then return end
+  local claim, ids = {}, {}
+  for at = 1, count do
+    claim[at] = entries[at][1]
+    ids[at] = entries[at][2][2] or ''
+  end
+  last = claim[count]
+  for at, option in ipairs({'IDLE', idle, 'RETRYCOUNT', 1, 'FORCE', 'JUSTID', 'LASTID', last}) do
+    claim[count + at] = option
+  end
+  call('XCLAIM', s, 'w', me, 0, unpack(claim))
+  local found = call('HMGET', INDEX, unpack(ids))
+  for at = 1, count do
+    local e, fields, v = entries[at][1], entries[at][2], found[at]
+    if v and fields[8] and fields[6] == '0' or not is_over(p, e, fields, v) then
+      out[size + 1], out[size + 2], out[size + 3], out[size + 4] = fields[2], e, fields[4], fields[8]
+      size = size + 4
+      got = got + 1
     end
   end
+end
+
+for p = 0, 2 do
+  if scan then take_back(p) end
+  rest = rest or stop
+  local failure = not rest and take_new(p)
+  if failure then return redis.error_reply(failure) end
+end
+if scan then
+  if more then call('SET', BACK, 1) else call('DEL', BACK) end
 end
 
 forget()
@@ -320,19 +330,21 @@ while ARGV[at] do
       local text, ttl, cancelled, returns, key = ARGV[from + 3 * nth - 1], unpack(order)
       held[e] = false
       answers[#answers + 1] = 1
-      if verdict == 'b' then
+      local what = verdict
+      if cancelled == '1' and (what == 'r' or what == 'b') then what, text = 'd', 'cancelled' end
+      if what == 'b' then
         call('XCLAIM', s, 'w', '-', 0, e, 'IDLE', 2 * DAY, 'JUSTID')
         call('HSET', INDEX, id, place .. ttl .. ' ' .. cancelled .. ' ' .. (returns + 1) .. ' ' .. key)
         back = true
       else
-        if verdict == 'c' then
+        if what == 'c' then
           finish(id, key, ttl, '+' .. text)
-        elseif verdict == 'd' or (verdict == 'r' and cancelled == '1') then
-          finish(id, key, ttl, verdict == 'd' and '-' .. text or '-cancelled')
+        elseif what == 'd' then
+          finish(id, key, ttl, '-' .. text)
         else
           local fields = call('XRANGE', s, e, e)[1][2]
           local n, dl, body = fields[4], fields[6], fields[8]
-          if verdict == 'x' then
+          if what == 'x' then
             bury(id, n, text, body)
             finish(id, key, ttl, '-' .. text)
           else

@@ -240,6 +240,7 @@ impl RedisQueue {
                 read([id, Value::Int(rank), entry, once(), failures, once(), Value::Int(0), body])
             })?;
         }
+        leases.sort_by_key(|lease| rank(lease.order.priority()));
         if !unreadable.is_empty() {
             // If this fails, their leases lapse, and somebody else does it.
             let _ = self.settle(unreadable);
