@@ -518,13 +518,18 @@ fn run(store: &mut dyn Store, program: Vec<Call>) {
     }
 }
 
-/// Runs random programs, each on a store of its own: `cases`, or as many as `PROPTEST_CASES` says.
-fn run_all<S: Store>(cases: u32, store: impl Fn() -> S) {
+/// `cases` programs, or as many as `PROPTEST_CASES` says.
+fn config(cases: u32) -> Config {
     let mut config = Config { failure_persistence: None, max_shrink_time: 60_000, ..Config::default() };
     if std::env::var_os("PROPTEST_CASES").is_none() {
         config.cases = cases;
     }
-    let result = TestRunner::new(config).run(&vec(call(), 1..60), |program| {
+    config
+}
+
+/// Runs random programs, each on a store of its own.
+fn run_all<S: Store>(cases: u32, store: impl Fn() -> S) {
+    let result = TestRunner::new(config(cases)).run(&vec(call(), 1..60), |program| {
         run(&mut store(), program);
         Ok(())
     });
@@ -535,15 +540,210 @@ fn run_all<S: Store>(cases: u32, store: impl Fn() -> S) {
 
 #[test]
 fn a_queue_in_memory_keeps_its_promise() {
-    run_all(400, || {
+    run_all(200, || {
         let queue = MemoryQueue::with_limits(CAPACITY, MAX_BYTES);
         [queue.clone(), queue]
     });
 }
 
+/// Random programs of delegators that serve a queue, and are stopped in every form while their orders fail, panic, sleep and
+/// are cancelled.
+mod served {
+    use std::collections::HashMap;
+    use std::sync::{Arc, Mutex};
+
+    use workpath::{Catalog, Delegator, Error, Serve, Serving, Shutdown};
+
+    use super::*;
+    use crate::common::PATIENCE;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Put(Vec<Plan>),
+        Start(usize),
+        Stop(usize, How),
+        Cancel(prop::sample::Index),
+        Pause(u64),
+    }
+
+    /// What an order does: fails so often, at most this often; then what is left.
+    #[derive(Debug, Clone, Copy)]
+    struct Plan {
+        failures: u8,
+        attempts: u32,
+        then: Then,
+        priority: Priority,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Then {
+        Returns,
+        Sleeps,
+        Panics,
+        FailsForGood,
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum How {
+        Drain,
+        Cancel,
+        DrainFor(u64),
+        Drop,
+    }
+
+    const THEN: [Then; 4] = [Then::Returns, Then::Sleeps, Then::Panics, Then::FailsForGood];
+
+    fn plan() -> impl Strategy<Value = Plan> {
+        let failures = prop_oneof![3 => Just(0_u8), 2 => 1..4_u8];
+        let then = prop_oneof![
+            4 => Just(Then::Returns),
+            4 => Just(Then::Sleeps),
+            1 => Just(Then::Panics),
+            1 => Just(Then::FailsForGood),
+        ];
+        let priority = prop::sample::select(vec![Priority::Low, Priority::Normal, Priority::High]);
+        (failures, 1..4_u32, then, priority).prop_map(|(failures, attempts, then, priority)| Plan {
+            failures,
+            attempts,
+            then,
+            priority,
+        })
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let how = prop_oneof![
+            Just(How::Drain),
+            Just(How::Cancel),
+            (0..4_u64).prop_map(How::DrainFor),
+            Just(How::Drop),
+        ];
+        prop_oneof![
+            4 => vec(plan(), 1..12).prop_map(Step::Put),
+            3 => (0..2_usize).prop_map(Step::Start),
+            3 => (0..2_usize, how).prop_map(|(which, how)| Step::Stop(which, how)),
+            3 => any::<prop::sample::Index>().prop_map(Step::Cancel),
+            2 => (0..4_u64).prop_map(Step::Pause),
+        ]
+    }
+
+    /// How often an order has failed and returned.
+    type Seen = Arc<Mutex<HashMap<JobId, (u8, u32)>>>;
+
+    fn catalog(seen: &Seen) -> Catalog {
+        let seen = Arc::clone(seen);
+        Catalog::new().with("plan", move |ctx, order| {
+            let (failures, then) = (order.payload()[0], THEN[usize::from(order.payload()[1])]);
+            let mut all = seen.lock().unwrap();
+            let own = all.entry(order.id()).or_default();
+            if own.0 < failures {
+                own.0 += 1;
+                return Err("not yet".into());
+            }
+            drop(all);
+            match then {
+                Then::Returns => {}
+                Then::Sleeps => ctx.sleep(Duration::from_millis(2))?,
+                Then::Panics => panic!("on purpose"),
+                Then::FailsForGood => return Err(Error::permanent("never")),
+            }
+            seen.lock().unwrap().entry(order.id()).or_default().1 += 1;
+            Ok(vec![failures])
+        })
+    }
+
+    fn stop(serving: Serving, how: How) {
+        let how = match how {
+            How::Drain => Shutdown::drain(),
+            How::Cancel => Shutdown::cancel(),
+            How::DrainFor(millis) => Shutdown::drain().within(Duration::from_millis(millis)),
+            How::Drop => return drop(serving),
+        };
+        let report = serving.stop(how);
+        assert!(report.stuck.is_empty(), "{report:?}");
+    }
+
+    fn run(queue: &Arc<dyn OrderQueue>, program: Vec<Step>) {
+        let seen = Seen::default();
+        let catalog = catalog(&seen);
+        let delegators = [2, 1].map(|workers| Delegator::builder().workers(workers).build().unwrap());
+        let options = || Serve::options().backoff(Duration::ZERO, Duration::from_millis(1)).prefetch(3);
+        let start = |which: usize| delegators[which].serve(queue, &catalog, options()).unwrap();
+        let mut servings = [None, None];
+        let mut orders: Vec<(JobId, Plan, bool)> = Vec::new();
+        for step in program {
+            match step {
+                Step::Put(plans) => {
+                    let order = |plan: &Plan| {
+                        Order::new("plan")
+                            .with_payload([plan.failures, plan.then as u8])
+                            .with_attempts(plan.attempts)
+                            .with_priority(plan.priority)
+                    };
+                    let answers = queue.enqueue_all(plans.iter().map(order).collect());
+                    let put = answers.into_iter().zip(plans);
+                    orders.extend(put.map(|(answer, plan)| (answer.unwrap(), plan, false)));
+                }
+                Step::Start(which) => {
+                    servings[which].get_or_insert_with(|| start(which));
+                }
+                Step::Stop(which, how) => {
+                    if let Some(serving) = servings[which].take() {
+                        stop(serving, how);
+                    }
+                }
+                Step::Cancel(index) => {
+                    if !orders.is_empty() {
+                        let (id, _, cancelled) = index.get_mut(&mut orders);
+                        *cancelled |= queue.cancel(*id).unwrap();
+                    }
+                }
+                Step::Pause(millis) => std::thread::sleep(Duration::from_millis(millis)),
+            }
+        }
+        servings[0].get_or_insert_with(|| start(0));
+        for (id, plan, cancelled) in &orders {
+            let result = queue.result(*id, PATIENCE).unwrap().expect("an order that is never settled");
+            if *cancelled && result == Err("cancelled".into()) {
+                continue;
+            }
+            let (failed, returned) = seen.lock().unwrap().get(id).copied().unwrap_or_default();
+            let is_tried_out = u32::from(plan.failures) >= plan.attempts;
+            let allowed = if is_tried_out { plan.attempts } else { u32::from(plan.failures) };
+            assert_eq!(u32::from(failed), allowed, "{plan:?}");
+            match (is_tried_out, plan.then) {
+                (true, _) => assert_eq!(result, Err("not yet".into())),
+                (false, Then::Panics) => assert!(result.unwrap_err().contains("on purpose")),
+                (false, Then::FailsForGood) => assert_eq!(result, Err("never".into())),
+                (false, _) => assert_eq!((result, returned), (Ok(vec![plan.failures]), 1), "{plan:?}"),
+            }
+        }
+        servings.into_iter().flatten().for_each(|serving| stop(serving, How::Drain));
+        let counts = queue.counts().unwrap();
+        assert_eq!((counts.waiting, counts.delayed, counts.leased), (0, 0, 0), "{counts:?}");
+    }
+
+    pub(super) fn run_all(cases: u32, queue: impl Fn() -> Arc<dyn OrderQueue>) {
+        let config = super::config(cases);
+        let result = TestRunner::new(config).run(&vec(step(), 1..30), |program| {
+            run(&queue(), program);
+            Ok(())
+        });
+        if let Err(error) = result {
+            panic!("{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_served_from_memory_is_done_once() {
+        run_all(60, || Arc::new(MemoryQueue::new()));
+    }
+}
+
 #[cfg(feature = "sqlite")]
 mod in_a_file {
     use std::path::PathBuf;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use workpath::{Durability, SqliteQueue};
 
@@ -555,8 +755,8 @@ mod in_a_file {
     }
 
     impl File {
-        fn new() -> File {
-            let folder = std::env::temp_dir().join(format!("workpath-model-{}", std::process::id()));
+        fn new(name: &str) -> File {
+            let folder = std::env::temp_dir().join(format!("workpath-{name}-{}", std::process::id()));
             let _ = std::fs::remove_dir_all(&folder);
             std::fs::create_dir_all(&folder).unwrap();
             let mut file = File { folder, queues: Vec::new() };
@@ -592,12 +792,23 @@ mod in_a_file {
 
     #[test]
     fn a_queue_in_a_file_keeps_its_promise() {
-        run_all(100, File::new);
+        run_all(40, || File::new("model"));
+    }
+
+    #[test]
+    fn what_is_served_from_a_file_is_done_once() {
+        let file = File::new("served");
+        let names = AtomicUsize::new(0);
+        served::run_all(20, || {
+            let name = format!("{}.db", names.fetch_add(1, Ordering::Relaxed));
+            Arc::new(SqliteQueue::open(file.folder.join(name)).unwrap())
+        });
     }
 }
 
 #[cfg(feature = "redis")]
 mod on_a_server {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use workpath::RedisQueue;
@@ -615,10 +826,20 @@ mod on_a_server {
     fn a_queue_on_a_server_keeps_its_promise() {
         let Some(server) = Server::start("model", &[]) else { return };
         let names = AtomicUsize::new(0);
-        run_all(100, || {
+        run_all(60, || {
             let name = format!("q{}", names.fetch_add(1, Ordering::Relaxed));
             let open = || RedisQueue::connect_with(&server.url(), &name, CAPACITY, MAX_BYTES).unwrap();
             [open(), open()]
+        });
+    }
+
+    #[test]
+    fn what_is_served_from_a_server_is_done_once() {
+        let Some(server) = Server::start("served", &[]) else { return };
+        let names = AtomicUsize::new(0);
+        served::run_all(20, || {
+            let name = format!("q{}", names.fetch_add(1, Ordering::Relaxed));
+            Arc::new(RedisQueue::connect(&server.url(), &name).unwrap())
         });
     }
 }
