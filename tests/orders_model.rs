@@ -35,7 +35,7 @@ const MAX_BYTES: usize = 100;
 #[derive(Debug, Clone)]
 enum Call {
     Enqueue(usize, Vec<New>),
-    /// An order that there is, or was, once more.
+    /// An order once more, most likely one that has come to its end.
     Repeat(usize, prop::sample::Index),
     Lease(usize, usize),
     /// Takes leases, and lets them lapse.
@@ -60,7 +60,7 @@ struct New {
 fn new_order() -> impl Strategy<Value = New> {
     let priority =
         prop_oneof![2 => Just(Priority::Normal), 1 => Just(Priority::High), 1 => Just(Priority::Low)];
-    let key = prop_oneof![3 => Just(None), 1 => (0..3_u8).prop_map(Some)];
+    let key = prop_oneof![2 => Just(None), 1 => (0..3_u8).prop_map(Some)];
     (priority, prop::bool::weighted(0.2), key, prop::bool::weighted(0.8), prop::bool::weighted(0.05))
         .prop_map(|(priority, is_delayed, key, is_kept, is_too_large)| New {
             priority,
@@ -86,14 +86,14 @@ fn call() -> impl Strategy<Value = Call> {
     let index = any::<prop::sample::Index>;
     prop_oneof![
         6 => (0..2_usize, vec(new_order(), 0..4)).prop_map(|(who, new)| Call::Enqueue(who, new)),
-        1 => (0..2_usize, index()).prop_map(|(who, which)| Call::Repeat(who, which)),
+        2 => (0..2_usize, index()).prop_map(|(who, which)| Call::Repeat(who, which)),
         6 => (0..2_usize, 0..5_usize).prop_map(|(who, max)| Call::Lease(who, max)),
         2 => (0..2_usize, 0..3_usize).prop_map(|(who, max)| Call::Lapse(who, max)),
         2 => vec(index(), 0..4).prop_map(Call::Renew),
         6 => vec((index(), verdict()), 0..5).prop_map(Call::Settle),
         2 => index().prop_map(Call::Cancel),
         1 => (0..6_usize).prop_map(Call::DeadLetters),
-        2 => index().prop_map(Call::Requeue),
+        3 => index().prop_map(Call::Requeue),
         1 => Just(Call::Reopen),
     ]
 }
@@ -483,8 +483,11 @@ fn run(store: &mut dyn Store, program: Vec<Call>) {
                 model.enqueue(store, who, new.iter().map(New::order).collect());
             }
             Call::Repeat(who, index) => {
-                if !model.entries.is_empty() {
-                    let order = index.get(&model.entries).order.clone();
+                let ended: Vec<&Entry> = model.entries.iter().filter(|entry| !entry.is_in()).collect();
+                let all: Vec<&Entry> = model.entries.iter().collect();
+                let some = if ended.is_empty() { all } else { ended };
+                if !some.is_empty() {
+                    let order = index.get(&some).order.clone();
                     model.enqueue(store, who, vec![order.clone(), order]);
                 }
             }
@@ -503,7 +506,11 @@ fn run(store: &mut dyn Store, program: Vec<Call>) {
             Call::Settle(which) => model.settle(store, &which),
             Call::Cancel(index) => model.cancel(store.queue(0), any(&index, &model)),
             Call::DeadLetters(max) => model.dead_letters(store.queue(1), max),
-            Call::Requeue(index) => model.requeue(store.queue(1), any(&index, &model)),
+            Call::Requeue(index) => {
+                let any = any(&index, &model);
+                let dead = (!model.dead.is_empty()).then(|| *index.get(&model.dead));
+                model.requeue(store.queue(1), dead.unwrap_or(any));
+            }
             Call::Reopen => {
                 if store.reopen() {
                     for entry in &mut model.entries {

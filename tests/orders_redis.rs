@@ -8,8 +8,12 @@ mod server;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown::Both;
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -830,6 +834,132 @@ fn a_server_that_is_killed_and_comes_back_has_everything() {
         assert!(server.results(&twice).keys().all(|count| (1..=2).contains(count)));
         eventually("nothing is left", || counts(&queue) == (0, 0, 0, 0));
         workers.into_iter().for_each(|worker| drop(end(worker)));
+    });
+}
+
+/// Passes on what clients and the server say, and breaks each connection off after so many bytes of either.
+struct Proxy {
+    port: u16,
+    broken: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    /// `limit` is asked for each connection; with `None` it lasts.
+    fn start(to: u16, limit: impl Fn() -> Option<usize> + Send + 'static) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let broken = Arc::new(AtomicUsize::new(0));
+        let breaks = Arc::clone(&broken);
+        // It ends with the process.
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else { continue };
+                let left = limit().map(|limit| Arc::new(AtomicUsize::new(limit)));
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let (left, breaks) = (left.clone(), Arc::clone(&breaks));
+                    std::thread::spawn(move || {
+                        let mut part = [0; 4096];
+                        while let Ok(size) = from.read(&mut part) {
+                            let before = left.as_ref().map(|left| {
+                                left.fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(size)))
+                                    .unwrap()
+                            });
+                            let passed = size.min(before.unwrap_or(size));
+                            if to.write_all(&part[..passed]).is_err() || size == 0 {
+                                break;
+                            }
+                            if passed < size {
+                                breaks.fetch_add(1, Relaxed);
+                                break;
+                            }
+                        }
+                        let _ = (from.shutdown(Both), to.shutdown(Both));
+                    });
+                }
+            }
+        });
+        Proxy { port, broken }
+    }
+}
+
+#[test]
+fn connections_that_break_off_anywhere_lose_nothing_and_settle_nothing_twice() {
+    within(LONG, || {
+        let Some(server) = Server::start("breaks", &[]) else { return };
+        let seed = AtomicUsize::new(7);
+        // The first is for connecting; enough for a few calls, and different each time.
+        let proxy = Proxy::start(server.port, move || {
+            let nth = seed.fetch_add(1, Relaxed);
+            (nth > 7).then(|| 12_000 + nth.wrapping_mul(2_654_435_761) % 60_000)
+        });
+        let queue = RedisQueue::connect(&format!("redis://127.0.0.1:{}", proxy.port), "q").unwrap();
+        let runs = Counter::new();
+        let counted = runs.clone();
+        let catalog = Catalog::new().with("echo", move |_, order| {
+            counted.add();
+            Ok(order.payload().to_vec())
+        });
+        let delegator = Delegator::builder().workers(2).build().unwrap();
+        let options = Serve::options().lease(Duration::from_secs(2)).max_deliveries(1000);
+        let serving = delegator.serve(&queue, &catalog, options).unwrap();
+        let (mut ids, mut twice) = (Vec::new(), Vec::new());
+        for n in 0..400_u32 {
+            let order = Order::new("echo").with_payload(n.to_le_bytes());
+            ids.push(order.id());
+            let mut is_again = false;
+            loop {
+                match queue.enqueue(order.clone()) {
+                    Ok(_) if is_again => break twice.push(order.id()),
+                    Ok(_) => break,
+                    Err(error) if error.duplicate_of() == Some(order.id()) => break,
+                    Err(error) => assert!(error.is_retryable(), "{error}"),
+                }
+                is_again = true;
+            }
+        }
+        for (n, id) in ids.iter().enumerate() {
+            let bytes = (n as u32).to_le_bytes().to_vec();
+            assert_eq!(queue.result(*id, LONG).unwrap(), Some(Ok(bytes)));
+        }
+        let direct = server.queue();
+        eventually("nothing is left", || counts(&direct) == (0, 0, 0, 0));
+        assert!(serving.stop(Shutdown::drain()).stuck.is_empty());
+        assert!(proxy.broken.load(Relaxed) > 3 && runs.get() >= ids.len());
+        let once: Vec<JobId> = ids.iter().copied().filter(|id| !twice.contains(id)).collect();
+        assert_eq!(server.results(&once), HashMap::from([(1, once.len())]));
+    });
+}
+
+#[test]
+fn a_server_that_only_reads_for_a_while_keeps_everything() {
+    within(LONG, || {
+        let Some(server) = Server::start("replica", &[]) else { return };
+        let queue = server.queue();
+        let release = Gate::new();
+        let gate = release.clone();
+        let catalog = Catalog::new().with("wait", move |_, order| {
+            gate.wait();
+            Ok(order.payload().to_vec())
+        });
+        let delegator = Delegator::builder().workers(2).build().unwrap();
+        let serving = delegator.serve(&queue, &catalog, Serve::options()).unwrap();
+        let orders = (0..20).map(|n| Order::new("wait").with_payload([n])).collect();
+        let ids: Vec<JobId> = queue.enqueue_all(orders).into_iter().map(Result::unwrap).collect();
+        eventually("some run", || counts(&queue).2 >= 2);
+        // Of a master that nobody has heard of.
+        server.run::<redis::Value>(&["REPLICAOF", "127.0.0.1", "1"]);
+        let error = queue.enqueue(Order::new("wait")).unwrap_err();
+        assert_eq!(error.kind(), QueueErrorKind::Unavailable, "{error}");
+        release.open();
+        assert_eq!(queue.result(ids[0], Duration::from_millis(50)).unwrap(), None);
+        server.run::<redis::Value>(&["REPLICAOF", "NO", "ONE"]);
+        for (n, id) in ids.iter().enumerate() {
+            assert_eq!(queue.result(*id, LONG).unwrap(), Some(Ok(vec![n as u8])));
+        }
+        assert_eq!(server.results(&ids), HashMap::from([(1, ids.len())]));
+        assert!(serving.stop(Shutdown::drain()).stuck.is_empty());
+        assert_eq!(counts(&queue), (0, 0, 0, 0));
     });
 }
 

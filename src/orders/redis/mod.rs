@@ -424,11 +424,11 @@ impl OrderQueue for RedisQueue {
         loop {
             let left = give_up.since(real_now()).unwrap_or_default().min(SLICE);
             let answer = if left < Duration::from_millis(1) {
-                self.ask(::redis::cmd("LINDEX").arg(&key).arg(0))
+                self.ask(::redis::cmd("LINDEX").arg(&key).arg(-1))
             } else {
-                // Turning a list of one is a way to wait for it, and leaves it and its TTL as they are.
+                // Putting the last back where it was is a way to wait for it, and leaves the list and its TTL as they are.
                 let mut cmd = ::redis::cmd("BLMOVE");
-                server.ask(cmd.arg(&key).arg(&key).arg("LEFT").arg("LEFT").arg(left.as_secs_f64()), left)
+                server.ask(cmd.arg(&key).arg(&key).arg("RIGHT").arg("RIGHT").arg(left.as_secs_f64()), left)
             };
             match answer {
                 Ok(Value::BulkString(mut bytes)) => {
