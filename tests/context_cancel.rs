@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{BRIEF, DropFlag, FOREVER, Gate, fired, wait_fired, watchdog};
-use workpath::{Canceller, Context, ErrorKind};
+use workpath::{Canceller, Context, Delegator, ErrorKind};
 
 /// The text of the cause that a context ended with.
 fn cause(ctx: &Context) -> Option<String> {
@@ -447,4 +447,17 @@ fn contexts_can_be_used_while_their_thread_ends() {
         thread.join().expect("a thread that ends well");
         finished.wait();
     });
+}
+
+#[test]
+fn the_first_cancel_stays_the_reason_while_the_clock_stands_still() {
+    let _virtual = Delegator::manual();
+    let (parent, of_parent) = Context::background().with_cancel();
+    let (child, of_child) = parent.with_cancel();
+    let (grandchild, of_grandchild) = child.with_cancel();
+    of_child.cancel_with("first");
+    of_parent.cancel_with("second");
+    of_grandchild.cancel_with("third");
+    let cause = |context: &Context| context.error().unwrap().get_ref().unwrap().to_string();
+    assert_eq!([&parent, &child, &grandchild].map(cause), ["second", "first", "first"]);
 }

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::time::Duration;
 
 use super::listener::{Action, Ended, Listener, Listening};
 use crate::alarm;
@@ -223,7 +224,15 @@ impl Scope {
     }
 
     fn stamp(&self) -> Tick {
-        let now = Tick::now();
+        let mut now = Tick::now();
+        // A clock may stand still for a moment. Who has seen a cancel further up must not see this one before it.
+        let mut above = |scope: &Arc<Scope>| {
+            if let Some(at) = scope.cancelled_at() {
+                now = now.max(at.after(Duration::from_nanos(1)));
+            }
+        };
+        self.host.iter().for_each(&mut above);
+        Scope::each(self.parent.as_ref(), above);
         match self.cancelled.compare_exchange(CANCELLING, now.bits(), Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => now,
             Err(earlier) => Tick::from_bits(earlier),
