@@ -62,8 +62,8 @@ pub(crate) struct Engine {
     pub(crate) pace: Option<Pace>,
     pub(crate) retries: Retries,
     pub(crate) default_timeout: Option<std::time::Duration>,
-    /// Jobs that a shutdown hands back.
-    pub(crate) unstarted: Mutex<Vec<Job>>,
+    /// Jobs that a shutdown hands back; `None` when nobody will take them any more.
+    unstarted: Mutex<Option<Vec<Job>>>,
     cells: Cells,
     /// Itself, for the jobs to refer to.
     weak: Weak<Engine>,
@@ -185,14 +185,15 @@ impl Engine {
                 latencies: Recorders::new(latencies),
                 retries: Retries::new(retry_budget, Tick::now()),
                 default_timeout,
-                unstarted: Mutex::default(),
+                unstarted: Mutex::new(Some(Vec::new())),
                 cells: Cells::new(cells),
                 weak: weak.clone(),
             }
         })
     }
 
-    /// Gives a job that was taken out of a stopped delegator back to whoever shuts it down, from there.
+    /// Gives a job that was taken out of a stopped delegator back to whoever shuts it down, from there. One that comes after
+    /// the report ends here.
     pub(crate) fn hand_back(&self, task: &Arc<Task>, captures: Captures, caller: Caller) {
         if let Some(tick) = captures.tick() {
             tick.series.stop();
@@ -200,8 +201,12 @@ impl Engine {
         }
         let end =
             Scope::end(&self.scope).unwrap_or_else(|| End::Cancel(Cancelled::now(ShutDown::cancel(caller))));
-        self.unstarted.lock().push(task.rebuild(captures));
-        task.finish_unstarted(end, 0);
+        let mut job = Some(task.rebuild(captures));
+        if let Some(unstarted) = &mut *self.unstarted.lock() {
+            unstarted.extend(job.take());
+        }
+        discard(format_args!("what job {} captured", task.id), job);
+        task.finish_unstarted(end);
     }
 
     /// A cell for this job: that of an evicted record if there is one that nobody refers to, a new one otherwise.
@@ -216,12 +221,12 @@ impl Engine {
     }
 
     /// Files a job whose outcome is settled, and tells the subscribers.
-    pub(crate) fn finish(&self, task: Arc<Task>, flags: u8) -> Evicted {
+    pub(crate) fn finish(&self, task: Arc<Task>) -> Evicted {
         if !self.events.is_watched() {
-            return self.registry.file(task, flags);
+            return self.registry.file(task);
         }
         self.events.finishing();
-        let evicted = self.registry.file(Arc::clone(&task), flags);
+        let evicted = self.registry.file(Arc::clone(&task));
         self.events.finished(JobRecord::of(task));
         evicted
     }
@@ -486,12 +491,17 @@ impl Engine {
         self.all_slots().iter().map(|(_, slot)| slot.depth()).sum()
     }
 
-    /// Counts a job whose outcome is settled, keeps its record, and publishes it with these flags.
-    pub(crate) fn file(&self, task: Arc<Task>, flags: u8) {
+    /// Counts a job whose outcome is settled, keeps its record, and publishes it.
+    pub(crate) fn file(&self, task: Arc<Task>) {
         if let Some(outcome) = task.outcome() {
             self.latencies.record_elsewhere(&task.name, task.created, None, outcome.completed);
         }
-        self.finish(task, flags).discard();
+        self.finish(task).discard();
+    }
+
+    /// Has what is handed back from now on end at once, and gives what there is.
+    pub(crate) fn take_unstarted(&self) -> Vec<Job> {
+        self.unstarted.lock().take().unwrap_or_default()
     }
 
     /// Takes the place of a job that has ended out of the agenda.
@@ -562,15 +572,6 @@ impl Engine {
     pub(crate) fn stuck(&self) -> usize {
         let slots = self.all_slots().into_iter();
         slots.map(|(_, slot)| slot.lock().stack.iter().filter(|running| running.stuck).count()).sum()
-    }
-}
-
-impl Drop for Engine {
-    /// Jobs that were handed back when nobody was there to take them.
-    fn drop(&mut self) {
-        for job in self.unstarted.get_mut().drain(..) {
-            discard("a job that was handed back", job);
-        }
     }
 }
 

@@ -301,7 +301,7 @@ impl Registry {
     }
 
     /// Counts a job whose outcome is settled, keeps its record, and makes the job finished.
-    pub(crate) fn file(&self, task: Arc<Task>, flags: u8) -> Evicted {
+    pub(crate) fn file(&self, task: Arc<Task>) -> Evicted {
         let mut evicted = Evicted::default();
         let Some(outcome) = task.outcome() else { return evicted };
         let (state, completed) = (task.ended(), outcome.completed);
@@ -319,7 +319,7 @@ impl Registry {
         };
         *count += 1;
         // Whoever sees the job finished and asks for its record waits for this lock.
-        let waited = task.publish(flags).then(|| Arc::clone(&task));
+        let waited = task.publish().then(|| Arc::clone(&task));
         let mut unkept = None;
         if keep {
             while shelf.len >= self.retention.last || shelf.bytes > self.retention.max_bytes - bytes {

@@ -661,6 +661,8 @@ impl JobSet {
     fn collect(&mut self, number: u64) -> Option<JobRecord> {
         let member = self.members.remove(&number)?;
         self.arrived -= 1;
+        // Somebody may be about to drop what the timer left.
+        member.handle.task.wait_until(Tick::NEVER, false);
         member.handle.try_wait()
     }
 

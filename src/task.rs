@@ -50,7 +50,7 @@ const STATE: u8 = 0b0000_0111;
 /// Somebody waits and must be woken.
 const WAITED: u8 = 0b0001_0000;
 
-/// The timer ended the job; whoever looks next drops the captures.
+/// The timer ended the job, or is about to, and whoever looks next drops the captures. Set until they are dropped.
 const LEFTOVERS: u8 = 0b0010_0000;
 
 /// The job is queued to all purposes but that no worker may have it yet: its time has not come.
@@ -542,11 +542,21 @@ impl Task {
                 self.end_claimed(captures, end);
                 return self.state();
             }
-        } else if state & LEFTOVERS != 0 {
+        } else if state & STATE >= COMPLETED && state & LEFTOVERS != 0 {
             let leftovers = self.held.lock().take();
-            discard(format_args!("what job {} captured", self.id), leftovers);
+            self.drop_leftovers(leftovers);
         }
         shown(state)
+    }
+
+    /// Drops what the timer left, if it was left to the caller, and tells those who wait for that.
+    pub(crate) fn drop_leftovers(&self, leftovers: Option<Captures>) {
+        let Some(leftovers) = leftovers else { return };
+        discard(format_args!("what job {} captured", self.id), leftovers);
+        let state = self.state.fetch_and(!LEFTOVERS, Ordering::AcqRel);
+        if state & STATE >= COMPLETED && state & WAITED != 0 {
+            self.wake();
+        }
     }
 
     /// Cancels a job that has not started. `None` if it has.
@@ -563,11 +573,11 @@ impl Task {
     /// Finishes a job that was taken out of the queue without being run.
     pub(crate) fn end_claimed(self: &Arc<Self>, captures: Captures, end: End) {
         discard(format_args!("what job {} captured", self.id), captures);
-        self.finish_unstarted(end, 0);
+        self.finish_unstarted(end);
     }
 
     /// Finishes a job whose captures are somebody else's by now.
-    pub(crate) fn finish_unstarted(self: &Arc<Self>, end: End, flags: u8) {
+    pub(crate) fn finish_unstarted(self: &Arc<Self>, end: End) {
         let state = match end {
             End::Deadline(_) => JobState::TimedOut,
             End::Cancel(_) => JobState::Cancelled,
@@ -582,10 +592,10 @@ impl Task {
             false,
         );
         match self.owner() {
-            Some(owner) => owner.file(Arc::clone(self), flags),
+            Some(owner) => owner.file(Arc::clone(self)),
             // Only after the delegator is gone for good, when nobody keeps records any more.
             None => {
-                if self.publish(flags) {
+                if self.publish() {
                     self.wake();
                 }
             }
@@ -605,7 +615,7 @@ impl Task {
                 return;
             }
             let Some(end) = held.context.end_of_queued() else { return };
-            self.state.store(ENDING | (state & WAITED), Ordering::Release);
+            self.state.store(ENDING | LEFTOVERS | (state & WAITED), Ordering::Release);
             let extras = held.extras.as_mut();
             let has_key = extras.as_ref().is_some_and(|extras| extras.key.is_some());
             (end, extras.and_then(|extras| extras.place.take()), has_key)
@@ -621,7 +631,7 @@ impl Task {
                 owner.leave_key(self.id, true);
             }
         }
-        self.finish_unstarted(end, LEFTOVERS);
+        self.finish_unstarted(end);
     }
 
     /// What the timer thread does, for the models.
@@ -674,9 +684,11 @@ impl Task {
     }
 
     /// Makes a settled job finished. `true` if somebody waits for it and must be woken.
-    pub(crate) fn publish(&self, flags: u8) -> bool {
+    pub(crate) fn publish(&self) -> bool {
+        // Who has the duty to do this is the only one to change this part.
+        let before = self.state.load(Ordering::Relaxed) & STATE;
         let state = self.ended.load(Ordering::Relaxed) & STATE;
-        self.state.swap(state | flags, Ordering::AcqRel) & WAITED != 0
+        self.state.fetch_xor(before ^ state, Ordering::AcqRel) & WAITED != 0
     }
 
     #[cold]
@@ -700,20 +712,21 @@ impl Task {
     ///
     /// `inline`: it also returns, with `false`, when the caller could run it.
     pub(crate) fn wait_until(self: &Arc<Self>, until: Tick, inline: bool) -> bool {
-        if self.look().is_finished() {
-            return true;
-        }
-        if until != Tick::NEVER && until <= Tick::now() {
-            return false;
-        }
-        if !self.add_waiter(Waiter::Thread(sync::current())) {
-            self.look();
-            return true;
+        loop {
+            if self.look_for_end() {
+                return true;
+            }
+            if until != Tick::NEVER && until <= Tick::now() {
+                return false;
+            }
+            if self.add_waiter(Waiter::Thread(sync::current())) {
+                break;
+            }
         }
         let listening = self.is_waiting().then(|| self.listen()).flatten();
         let mut parked = false;
         let finished = loop {
-            if self.look().is_finished() {
+            if self.look_for_end() {
                 break true;
             }
             if (until != Tick::NEVER && until <= Tick::now()) || (inline && self.is_queued()) {
@@ -740,10 +753,16 @@ impl Task {
         finished
     }
 
-    /// `false` if the job is finished: then nobody would wake the waiter.
+    /// Looks, and says whether the job is finished and nobody is still dropping what the timer left.
+    fn look_for_end(self: &Arc<Self>) -> bool {
+        self.look().is_finished() && self.is_over()
+    }
+
+    /// `false` if the job is finished: then nobody would wake the waiter, unless somebody drops what the timer left.
     fn add_waiter(&self, waiter: Waiter) -> bool {
         let mut held = self.held.lock();
-        if self.state.fetch_or(WAITED, Ordering::AcqRel) & STATE >= COMPLETED {
+        let state = self.state.fetch_or(WAITED, Ordering::AcqRel);
+        if state & STATE >= COMPLETED && (state & LEFTOVERS == 0 || held.operation.is_some()) {
             return false;
         }
         held.waiters.get_or_insert_default().0.push(waiter);

@@ -291,7 +291,7 @@ impl Worker {
             }
             Claim::Gone(leftovers) => {
                 drop(at_work);
-                discard(format_args!("what job {} captured", task.id), leftovers);
+                task.drop_leftovers(leftovers);
                 if self.engine.has_keys() && task.is_past() {
                     self.engine.leave_key(task.id, false);
                 }
@@ -413,7 +413,7 @@ impl Worker {
         let outcome = Outcome { completed, result, spent: Unshared::new(spent) };
         let announced = task.settle(state, outcome, is_noted);
         let with_key = has_key.then_some(task.id);
-        let evicted = self.engine.finish(task, 0);
+        let evicted = self.engine.finish(task);
         if is_over && !announced && !self.engine.events.is_watched() && evicted.rest.is_empty() {
             self.last_end.set(Some(completed));
         }

@@ -396,7 +396,12 @@ impl Sent {
             format!("job {id} {state} was run {runs} times by worker {:?}", record.worker())
         });
         LEDGER.check(self.note.unloaded.load(Ordering::SeqCst) == 1, || {
-            format!("job {id} {:?} {state} is finished, but what it captured is there", record.name())
+            let (name, thread) = (record.name(), std::thread::current());
+            let error = record.error().map(ToString::to_string);
+            format!(
+                "job {id} {name:?} {state} is finished, but what it captured is there: run {runs} times, {error:?}, seen by {:?}",
+                thread.name()
+            )
         });
         if let (Some(payload), Some(expected)) = (record.payload(), &self.payload) {
             LEDGER.check(payload == expected, || format!("job {id} has somebody else's payload"));

@@ -28,6 +28,7 @@ use crate::handle::{Coalesced, JobHandle};
 use crate::job::Job;
 use crate::latency::{Latencies, LatenciesByName};
 use crate::overflow::Overflow;
+use crate::panics::discard;
 use crate::periodic::{self, Every, Periodic, PeriodicError};
 use crate::registry::Registry;
 use crate::status::{self, WorkerStatus};
@@ -567,6 +568,8 @@ impl Delegator {
 
 impl Drop for Delegator {
     fn drop(&mut self) {
+        // There will be no report that they could be in.
+        self.engine.take_unstarted().into_iter().for_each(|job| discard("a job that was handed back", job));
         if worker::is_on(&self.engine) {
             shutdown::leave(&self.engine);
         } else {
@@ -803,14 +806,6 @@ fn debug(f: &mut fmt::Formatter<'_>, name: &str, engine: &Engine) -> fmt::Result
         .field("queue_len", &engine.queue.len())
         .field("phase", &engine.queue.phase())
         .finish_non_exhaustive()
-}
-
-#[cfg(all(test, shuttle))]
-impl Delegator {
-    /// How many jobs were handed back after the report.
-    pub(crate) fn late(&self) -> usize {
-        self.engine.unstarted.lock().len()
-    }
 }
 
 /// What the models put together themselves.

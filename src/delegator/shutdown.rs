@@ -387,7 +387,7 @@ fn report(engine: &Engine, start: &Start, finished: bool) -> ShutdownReport {
     let (after, stuck) = settle(engine, start);
     let stuck = if finished { Vec::new() } else { stuck };
     let before = start.counts;
-    let unstarted = std::mem::take(&mut *engine.unstarted.lock());
+    let unstarted = engine.take_unstarted();
     let since = |after: u64, before: u64| usize::try_from(after.saturating_sub(before)).unwrap_or(usize::MAX);
     ShutdownReport {
         completed: since(after.completed, before.completed),
