@@ -50,7 +50,8 @@ const STATE: u8 = 0b0000_0111;
 /// Somebody waits and must be woken.
 const WAITED: u8 = 0b0001_0000;
 
-/// The timer ended the job, or is about to, and whoever looks next drops the captures. Set until they are dropped.
+/// The timer ended the job, or is about to, and whoever looks next drops the captures. Set until they are dropped; in
+/// `ended`, for good.
 const LEFTOVERS: u8 = 0b0010_0000;
 
 /// The job is queued to all purposes but that no worker may have it yet: its time has not come.
@@ -615,6 +616,7 @@ impl Task {
                 return;
             }
             let Some(end) = held.context.end_of_queued() else { return };
+            self.ended.fetch_or(LEFTOVERS, Ordering::Relaxed);
             self.state.store(ENDING | LEFTOVERS | (state & WAITED), Ordering::Release);
             let extras = held.extras.as_mut();
             let has_key = extras.as_ref().is_some_and(|extras| extras.key.is_some());
@@ -672,8 +674,8 @@ impl Task {
             JobState::Completed if outcome.completed <= self.deadline => log::Level::Debug,
             _ => log::Level::Warn,
         };
-        let tried = self.ended.load(Ordering::Relaxed) & TRIED;
-        self.ended.store(code_of(state) | tried | if noted { NOTED } else { 0 }, Ordering::Relaxed);
+        let kept = self.ended.load(Ordering::Relaxed) & (TRIED | LEFTOVERS);
+        self.ended.store(code_of(state) | kept | if noted { NOTED } else { 0 }, Ordering::Relaxed);
         // Nobody else sets it: a job is claimed once.
         let _ = self.outcome.set(outcome);
         let announced = panics::may_be_logged(level);
@@ -685,10 +687,14 @@ impl Task {
 
     /// Makes a settled job finished. `true` if somebody waits for it and must be woken.
     pub(crate) fn publish(&self) -> bool {
-        // Who has the duty to do this is the only one to change this part.
-        let before = self.state.load(Ordering::Relaxed) & STATE;
-        let state = self.ended.load(Ordering::Relaxed) & STATE;
-        self.state.fetch_xor(before ^ state, Ordering::AcqRel) & WAITED != 0
+        let ended = self.ended.load(Ordering::Relaxed);
+        let before = if ended & LEFTOVERS == 0 {
+            self.state.swap(ended & STATE, Ordering::AcqRel)
+        } else {
+            // Whether they have been dropped meanwhile stays as it is.
+            self.state.fetch_xor(ENDING ^ (ended & STATE), Ordering::AcqRel)
+        };
+        before & WAITED != 0
     }
 
     #[cold]
