@@ -52,6 +52,10 @@ const GRACE: Duration = Duration::from_millis(100);
 
 const DEADLINE: &str = "deadline exceeded";
 
+/// Why jobs are cancelled.
+const LEASE_LOST: &str = "the lease of the order was lost";
+const ORDER_CANCELLED: &str = "the order was cancelled";
+
 /// How a delegator serves a queue.
 ///
 /// # Examples
@@ -607,19 +611,28 @@ impl Shared {
         }
     }
 
-    /// Keeps the handles of what has been submitted, if it is not settled already.
+    /// Keeps the handles of what has been submitted, if it is not settled already, and cancels what was lost or cancelled
+    /// before it had one.
     fn keep(&self, tickets: &[(Arc<Ticket>, LeaseToken)], handles: Vec<JobHandle>) {
-        let mut settled = Vec::new();
+        let (mut settled, mut to_cancel) = (Vec::new(), Vec::new());
         let mut state = self.state.lock();
         for ((ticket, _), handle) in tickets.iter().zip(handles) {
             let slot = ticket.slot.load(Ordering::Relaxed);
             match state.held.get_mut(slot) {
-                Some(Some(held)) if Arc::ptr_eq(&held.ticket, ticket) => held.handle = Some(handle),
+                Some(Some(held)) if Arc::ptr_eq(&held.ticket, ticket) => {
+                    if held.lost {
+                        to_cancel.push((handle.clone(), LEASE_LOST));
+                    } else if ticket.cancelled.load(Ordering::Acquire) {
+                        to_cancel.push((handle.clone(), ORDER_CANCELLED));
+                    }
+                    held.handle = Some(handle);
+                }
                 _ => settled.push(handle),
             }
         }
         drop(state);
         discard("jobs", settled);
+        cancel_all(to_cancel);
     }
 
     fn settle(&self) {
@@ -754,28 +767,20 @@ impl Shared {
             let why = match renewal {
                 Renewal::Lost => {
                     held.lost = true;
-                    "the lease of the order was lost"
+                    LEASE_LOST
                 }
                 Renewal::Held | Renewal::Cancelled => {
                     held.ticket.lease_ends.store(now.after(self.options.lease).bits(), Ordering::Release);
                     if renewal == Renewal::Held || held.ticket.cancelled.swap(true, Ordering::AcqRel) {
                         continue;
                     }
-                    "the order was cancelled"
+                    ORDER_CANCELLED
                 }
             };
             to_cancel.extend(held.handle.clone().map(|handle| (handle, why)));
         }
         drop(state);
-        if !to_cancel.is_empty() {
-            // Cancelling calls functions of the user's, and leases are to be renewed meanwhile.
-            let cancel = move || {
-                to_cancel.into_iter().for_each(|(handle, why)| {
-                    handle.cancel_for(Cancel::at(Origin::OrderQueue, Some(cause_of(why)), None));
-                })
-            };
-            let _ = std::thread::Builder::new().name("workpath-cancel".into()).spawn(cancel);
-        }
+        cancel_all(to_cancel);
     }
 
     /// Waits until `holds`, or this tick, and says which.
@@ -793,6 +798,19 @@ impl Shared {
             self.ended.wait_for(&mut state, left);
         }
     }
+}
+
+/// Cancelling calls functions of the user's, and leases are to be renewed meanwhile: so a thread of its own does it.
+fn cancel_all(jobs: Vec<(JobHandle, &'static str)>) {
+    if jobs.is_empty() {
+        return;
+    }
+    let cancel = move || {
+        jobs.into_iter().for_each(|(handle, why)| {
+            handle.cancel_for(Cancel::at(Origin::OrderQueue, Some(cause_of(why)), None));
+        })
+    };
+    let _ = std::thread::Builder::new().name("workpath-cancel".into()).spawn(cancel);
 }
 
 fn flat<T>(answer: Result<Result<T, QueueError>, String>) -> Result<T, QueueError> {
