@@ -2,11 +2,22 @@
 #![cfg(feature = "orders")]
 
 mod common;
+#[path = "common/waits.rs"]
+mod waits;
 
 use std::time::{Duration, Instant, SystemTime};
 
 use common::eventually;
-use workpath::{DecodeError, MemoryQueue, Order, OrderQueue, Priority, QueueErrorKind, Settlement, Verdict};
+use workpath::{
+    Catalog, DecodeError, Delegator, MemoryQueue, Order, OrderQueue, Priority, QueueError, QueueErrorKind,
+    Settlement, Verdict,
+};
+
+fn in_memory(_: &str, test: waits::Test) {
+    test(&MemoryQueue::new());
+}
+
+waits::waits!(in_memory);
 
 fn full() -> Order {
     Order::new("resize")
@@ -69,7 +80,9 @@ fn unknown_fields_are_skipped_and_unknown_versions_are_not() {
     bytes.extend(field(200, b"from the future"));
     assert_eq!(Order::from_bytes(&bytes).unwrap(), order);
     bytes[0] = 2;
-    assert_eq!(Order::from_bytes(&bytes), Err(DecodeError::Version(2)));
+    let error = Order::from_bytes(&bytes).unwrap_err();
+    assert_eq!((error.clone(), error.unknown_version()), (DecodeError::Version(2), Some(2)));
+    assert_eq!(Order::from_bytes(&[]).unwrap_err().unknown_version(), None);
 }
 
 #[test]
@@ -130,4 +143,72 @@ fn the_result_of_a_requeued_order_is_kept_for_its_own_time() {
         assert_eq!(result, Some(Ok(b"yes".to_vec())));
     }
     eventually("it is forgotten in the end", || queue.result(id, Duration::ZERO).unwrap().is_none());
+}
+
+#[test]
+fn an_order_says_what_it_was_given() {
+    let order = full();
+    let time = |millis| Some(SystemTime::UNIX_EPOCH + Duration::from_millis(millis));
+    assert_eq!((order.deadline(), order.not_before()), (time(0x0102_0304_0506), time(7)));
+    assert_eq!(
+        (order.value("width"), order.value(""), order.value("height")),
+        (Some(&b"640"[..]), Some(&b""[..]), None)
+    );
+    assert_eq!(order.values().collect::<Vec<_>>(), [("width", &b"640"[..]), ("", b"")]);
+    let plain = Order::new("work");
+    assert_eq!((plain.deadline(), plain.not_before(), plain.value("width")), (None, None, None));
+    let text = format!("{order:?}");
+    assert!(
+        text.contains("resize") && text.contains("width") && !text.contains("cat") && !text.contains("640"),
+        "{text}"
+    );
+    let catalog = Catalog::new().with("resize", |_, _| Ok(Vec::new()));
+    assert!(catalog.contains("resize") && !catalog.contains("work"));
+    assert_eq!(format!("{catalog:?}"), "{\"resize\"}");
+    let delegator = Delegator::builder().workers(1).build().unwrap();
+    let order = Order::new("resize").with_value("k", "a value that is longer than its key");
+    assert_eq!(delegator.submit(catalog.job(&order).unwrap()).unwrap().name(), "resize");
+    assert_eq!(Order::from_bytes(&order.to_bytes()).unwrap(), order);
+}
+
+#[test]
+fn the_first_of_several_deadlines_counts() {
+    let hours = |hours: u64| Duration::from_secs(3600 * hours);
+    let at = |order: &Order| order.deadline().unwrap().duration_since(SystemTime::now()).unwrap();
+    for order in [
+        Order::new("work").with_timeout(hours(2)).with_timeout(hours(1)),
+        Order::new("work").with_timeout(hours(1)).with_timeout(hours(2)),
+        Order::new("work").with_timeout(hours(1)).with_timeout(Duration::MAX),
+    ] {
+        assert!((hours(0)..=hours(1)).contains(&at(&order)), "{order:?}");
+    }
+    assert_eq!(Order::new("work").with_timeout(Duration::MAX).deadline(), None);
+}
+
+#[test]
+fn a_requeued_order_keeps_a_deadline_that_has_not_passed() {
+    let queue = MemoryQueue::new();
+    let hour = Duration::from_secs(3600);
+    for (timeout, is_kept) in [(hour, true), (Duration::ZERO, false)] {
+        let order = Order::new("work").with_timeout(timeout).with_delay(Duration::ZERO);
+        let id = queue.enqueue(order.clone()).unwrap();
+        let lease = || queue.lease(1, hour, Duration::ZERO).unwrap().remove(0);
+        queue.settle(vec![Settlement::new(&lease(), Verdict::Dead("no".into()))]).unwrap();
+        assert!(queue.requeue(id).unwrap());
+        assert_eq!(lease().order.deadline(), order.deadline().filter(|_| is_kept));
+    }
+}
+
+#[test]
+fn what_just_fits_is_taken() {
+    let queue = MemoryQueue::with_limits(10, 10);
+    let order = |payload: &'static str| Order::new("work").with_value("ke", "valu").with_payload(payload);
+    queue.enqueue(order("1234")).unwrap();
+    let error = queue.enqueue(order("12345")).unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (QueueErrorKind::TooLarge, false));
+    assert!(error.to_string().contains("11 bytes"), "{error}");
+    queue.enqueue(Order::new("x".repeat(Order::MAX_NAME))).unwrap();
+    let kinds = [QueueErrorKind::Full, QueueErrorKind::Unavailable, QueueErrorKind::Corrupt];
+    assert_eq!(kinds.map(|kind| QueueError::new(kind, "").is_retryable()), [true, true, false]);
+    assert!(format!("{queue:?}").contains("orders: Some(2)"), "{queue:?}");
 }

@@ -3,6 +3,8 @@
 #![cfg(feature = "sqlite")]
 
 mod common;
+#[path = "common/waits.rs"]
+mod waits;
 
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader};
@@ -45,6 +47,14 @@ impl Drop for Folder {
 fn lease_one(queue: &SqliteQueue, lease: Duration) -> workpath::Lease {
     queue.lease(1, lease, PATIENCE).unwrap().remove(0)
 }
+
+fn in_a_file(name: &str, test: waits::Test) {
+    let folder = Folder::new(name);
+    let queue = SqliteQueue::open(folder.db()).unwrap();
+    test(&queue);
+}
+
+waits::waits!(in_a_file);
 
 #[test]
 fn orders_outlive_the_queue_and_leases_of_the_dead_do_not() {
@@ -395,6 +405,25 @@ fn the_first_out_is_by_priority_then_by_age() {
     assert_eq!(queue.settle(back).unwrap(), [true; 6]);
     let leases = queue.lease(9, LEASE, Duration::ZERO).unwrap();
     assert_eq!(leases.iter().map(|lease| lease.order.id()).collect::<Vec<_>>(), ids);
+}
+
+#[test]
+fn what_is_tried_again_keeps_its_place_among_the_priorities() {
+    let folder = Folder::new("again");
+    let queue = SqliteQueue::open(folder.db()).unwrap();
+    assert!(format!("{queue:?}").contains("orders.db"), "{queue:?}");
+    let order = |priority| queue.enqueue(Order::new("work").with_priority(priority)).unwrap();
+    let again = || Verdict::Retry { error: "no".into(), after: Duration::ZERO };
+    let tried = [Priority::Low, Priority::Normal, Priority::High].map(order);
+    for _ in 0..2 {
+        let leases = queue.lease(3, LEASE, PATIENCE).unwrap();
+        assert_eq!(leases.len(), 3);
+        queue.settle(leases.iter().map(|lease| Settlement::new(lease, again())).collect()).unwrap();
+    }
+    let new = [Priority::Low, Priority::Normal, Priority::High].map(order);
+    let leases = queue.lease(9, LEASE, PATIENCE).unwrap();
+    let ids: Vec<_> = leases.iter().map(|lease| lease.order.id()).collect();
+    assert_eq!(ids, [tried[2], new[2], tried[1], new[1], tried[0], new[0]]);
 }
 
 #[test]

@@ -1160,13 +1160,20 @@ mod tests {
             bytes[14..].copy_from_slice(&n.to_be_bytes());
             JobId::from_bytes(bytes)
         });
-        let mut ids: Vec<JobId> = candidates.filter(|id| number_of(*id) == wanted).take(9).collect();
+        let mut ids: Vec<JobId> = candidates.clone().filter(|id| number_of(*id) == wanted).take(9).collect();
         let order = |id: JobId| {
             let mut bytes = vec![1, 1, 16, 0, 0, 0];
             bytes.extend(uuid::Uuid::from(id).as_bytes());
             bytes.extend([2, 1, 0, 0, 0, b'x']);
             Order::from_bytes(&bytes).unwrap()
         };
+        // Neighbours take no places of theirs.
+        let neighbours = candidates.clone().filter(|id| [wanted - 8, wanted + 8].contains(&number_of(*id)));
+        let neighbours: Vec<JobId> = neighbours.take(4).collect();
+        assert_eq!(neighbours.len(), 4);
+        for id in &neighbours {
+            queue.enqueue(order(*id).with_delay(Duration::from_secs(1000))).unwrap();
+        }
         for (n, id) in ids.iter().enumerate().take(8) {
             let delay = Duration::from_secs(n as u64 % 2 * 1000);
             assert_eq!(queue.enqueue(order(*id).with_delay(delay)).unwrap(), *id);
@@ -1196,5 +1203,10 @@ mod tests {
             (0..9000).map(|n| number_of(id(1_800_000_000_000 + n / 3000, n % 3000))).collect();
         assert!(numbers.is_sorted_by(|a, b| a < b) && numbers[0] > 0);
         assert!(numbers.iter().all(|number| special(*number) < 0 && special(*number) & 7 == 0));
+        // Whichever process made them.
+        let first_of = |time: u128, process: u128| {
+            number_of(JobId::from_bytes((time << 80 | 7 << 76 | 2 << 62 | process << 40).to_be_bytes()))
+        };
+        assert!((0..64).all(|process| first_of(1_800_000_000_000, process) < first_of(1_800_000_000_001, 0)));
     }
 }
