@@ -5,13 +5,15 @@
 mod common;
 #[path = "common/server.rs"]
 mod server;
+#[path = "common/waits.rs"]
+mod waits;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown::Both;
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
@@ -45,6 +47,13 @@ fn counts(queue: &RedisQueue) -> (u64, u64, u64, u64) {
     let counts = queue.counts().unwrap();
     (counts.waiting, counts.delayed, counts.leased, counts.dead)
 }
+
+fn on_a_server(name: &str, test: waits::Test) {
+    let Some(server) = Server::start(name, &[]) else { return };
+    test(&server.queue());
+}
+
+waits::waits!(on_a_server);
 
 #[test]
 fn an_order_is_settled_once_whoever_asks() {
@@ -406,6 +415,7 @@ fn a_server_that_is_too_old_or_something_else_is_refused() {
     let old = answer("$20\r\nredis_version:6.0.16\r\n");
     assert_eq!(old.kind(), QueueErrorKind::Version);
     assert!(old.to_string().contains("6.0.16"), "{old}");
+    assert_ne!(answer("$19\r\nredis_version:6.2.0\r\n").kind(), QueueErrorKind::Version);
     assert_eq!(answer("$0\r\n\r\n").kind(), QueueErrorKind::Version);
     assert_eq!(answer("-ERR unknown command 'INFO'\r\n").kind(), QueueErrorKind::Version);
     assert_eq!(answer("HTTP/1.1 400 Bad Request\r\n\r\n").kind(), QueueErrorKind::Corrupt);
@@ -1084,4 +1094,198 @@ fn a_cluster_is_asked_where_the_queue_is_and_nowhere_else() {
         serving.stop(Shutdown::drain());
         assert_eq!(counts(&queue), (0, 0, 0, 1));
     });
+}
+
+#[test]
+fn thousands_are_put_in_and_settled_by_one_call() {
+    let Some(server) = Server::start("thousands", &[]) else { return };
+    let queue = server.queue();
+    let orders: Vec<_> = (0..9000).map(|_| Order::new("work")).collect();
+    assert!(queue.enqueue_all(orders).iter().all(Result::is_ok));
+    let mut leases = Vec::new();
+    while leases.len() < 9000 {
+        leases.extend(queue.lease(9000, LEASE, PATIENCE).unwrap());
+    }
+    let done = leases.iter().map(|lease| Settlement::new(lease, Verdict::Complete(vec![1]))).collect();
+    assert_eq!(queue.settle(done).unwrap(), [true; 9000]);
+    assert_eq!(counts(&queue), (0, 0, 0, 0));
+}
+
+#[test]
+fn a_lease_may_last_a_day_and_no_longer() {
+    let Some(server) = Server::start("day", &[]) else { return };
+    let queue = server.queue();
+    queue.enqueue(Order::new("work")).unwrap();
+    let day = Duration::from_secs(24 * 60 * 60);
+    let error = queue.lease(1, day + Duration::from_millis(1), Duration::ZERO).unwrap_err();
+    assert_eq!(error.kind(), QueueErrorKind::Invalid);
+    let what = format!("the queue \"q\" at 127.0.0.1:{}", server.port);
+    assert!(
+        error.to_string().starts_with(&what) && format!("{queue:?}").contains("127.0.0.1"),
+        "{error} {queue:?}"
+    );
+    assert_eq!(queue.lease(1, day, Duration::ZERO).unwrap().len(), 1);
+}
+
+#[test]
+fn a_wait_for_a_result_ends_with_the_result_its_time_or_an_error_that_stays() {
+    let Some(server) = Server::start("wait", &[]) else { return };
+    let queue = server.queue();
+    let id = queue.enqueue(Order::new("work")).unwrap();
+    let lease = lease_one(&queue, LEASE);
+    std::thread::scope(|scope| {
+        let result = scope.spawn(|| queue.result(id, PATIENCE).unwrap());
+        let waits = || {
+            let clients: String = server.run(&["CLIENT", "LIST"]);
+            let client = clients.lines().find(|line| line.contains("cmd=blmove"))?;
+            Some(client.split_once(' ')?.0.strip_prefix("id=")?.to_owned())
+        };
+        eventually("it waits", || waits().is_some());
+        // The server ends a wait before its time.
+        let ended = waits().unwrap();
+        assert_eq!(server.run::<i64>(&["CLIENT", "UNBLOCK", &ended]), 1);
+        std::thread::sleep(common::BRIEF);
+        assert!(settle(&queue, &lease, Verdict::Complete(vec![1])));
+        assert_eq!(result.join().unwrap(), Some(Ok(vec![1])));
+    });
+    let other = Order::new("work").id();
+    server.run::<redis::Value>(&["SET", &format!("wp:{{q}}:r:{other}"), "no list"]);
+    let started = Instant::now();
+    assert_eq!(queue.result(other, PATIENCE).unwrap_err().kind(), QueueErrorKind::Corrupt);
+    assert!(started.elapsed() < SLICE);
+}
+
+#[test]
+fn a_connection_to_what_has_become_a_replica_is_given_up() {
+    let Some(server) = Server::start("replica", &[]) else { return };
+    let queue = server.queue();
+    queue.enqueue(Order::new("work")).unwrap();
+    let is_kept = || server.run::<String>(&["CLIENT", "LIST"]).contains("cmd=evalsha");
+    assert!(is_kept());
+    server.run::<redis::Value>(&["REPLICAOF", "127.0.0.1", "1"]);
+    let error = queue.enqueue(Order::new("work")).unwrap_err();
+    assert_eq!(error.kind(), QueueErrorKind::Unavailable, "{error}");
+    eventually("the connection is closed", || !is_kept());
+    server.run::<redis::Value>(&["REPLICAOF", "NO", "ONE"]);
+    queue.enqueue(Order::new("work")).unwrap();
+}
+
+#[test]
+fn calls_one_after_the_other_share_a_connection() {
+    let Some(server) = Server::start("share", &[]) else { return };
+    let connections = || -> usize {
+        let info: String = server.run(&["INFO", "stats"]);
+        let field = info.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        field.unwrap().trim().parse().unwrap()
+    };
+    let queue = server.queue();
+    let before = connections();
+    for _ in 0..20 {
+        queue.enqueue(Order::new("work")).unwrap();
+        lease_one(&queue, LEASE);
+    }
+    // The question has one of its own.
+    assert_eq!(connections() - before, 1);
+}
+
+#[test]
+fn a_server_that_is_emptied_alone_is_set_up_again() {
+    let Some(server) = Server::start("groups", &[]) else { return };
+    let queue = server.queue();
+    queue.enqueue(Order::new("work")).unwrap();
+    server.run::<redis::Value>(&["FLUSHALL"]);
+    let id = queue.enqueue(Order::new("work")).unwrap();
+    assert_eq!(lease_one(&queue, LEASE).order.id(), id);
+    server.run::<redis::Value>(&["FLUSHALL"]);
+    assert_eq!(counts(&queue), (0, 0, 0, 0));
+}
+
+#[test]
+fn a_result_that_is_too_large_makes_a_dead_letter() {
+    let Some(server) = Server::start("large", &[]) else { return };
+    let queue = server.queue();
+    const MAX: usize = 64 << 20;
+    for (size, dead) in [(MAX, 0), (MAX + 1, 1)] {
+        let id = queue.enqueue(Order::new("work")).unwrap();
+        assert!(settle(&queue, &lease_one(&queue, LEASE), Verdict::Complete(vec![0; size])));
+        assert_eq!(counts(&queue), (0, 0, 0, dead));
+        if dead > 0 {
+            let result = queue.result(id, Duration::ZERO).unwrap().unwrap().unwrap_err();
+            assert!(result.contains("67108865 bytes") && result.contains("67108864"), "{result}");
+        }
+    }
+}
+
+#[test]
+fn an_order_whose_answer_was_lost_is_in_once() {
+    let Some(server) = Server::start("answer", &[]) else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let (port, lose) = (server.port, Gate::new());
+    let loses = lose.clone();
+    // Passes everything on, but for one answer: with that the connection is gone.
+    std::thread::spawn(move || {
+        for (nth, client) in listener.incoming().enumerate() {
+            let (mut client, mut upstream) =
+                (client.unwrap(), TcpStream::connect(("127.0.0.1", port)).unwrap());
+            let (mut requests, mut out) = (client.try_clone().unwrap(), upstream.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut requests, &mut out));
+            let loses = loses.clone();
+            std::thread::spawn(move || {
+                let mut answer = [0; 65536];
+                while let Ok(length @ 1..) = upstream.read(&mut answer) {
+                    if nth == 0 && loses.is_open() {
+                        break;
+                    }
+                    client.write_all(&answer[..length]).unwrap();
+                }
+                let _ = client.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    let queue = RedisQueue::connect(&url, "q").unwrap();
+    queue.enqueue(Order::new("work")).unwrap();
+    lose.open();
+    let order = Order::new("work").with_unique_key("k");
+    assert_eq!(queue.enqueue(order.clone()).unwrap(), order.id());
+    assert_eq!(counts(&queue), (2, 0, 0, 0));
+    let twin = queue.enqueue(Order::new("work").with_unique_key("k")).unwrap_err();
+    assert_eq!(twin.duplicate_of(), Some(order.id()));
+    assert_eq!(queue.enqueue(order.clone()).unwrap_err().duplicate_of(), Some(order.id()));
+}
+
+/// Keeps the warnings of this process.
+struct Warnings(Mutex<Vec<String>>);
+
+impl log::Log for Warnings {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().unwrap().push(record.args().to_string());
+    }
+
+    fn flush(&self) {}
+}
+
+static WARNINGS: Warnings = Warnings(Mutex::new(Vec::new()));
+
+#[test]
+fn a_server_that_may_throw_orders_away_is_warned_of() {
+    log::set_logger(&WARNINGS).unwrap();
+    log::set_max_level(log::LevelFilter::Warn);
+    let cases: [(&str, &[&str], bool); 4] = [
+        ("plain", &[], false),
+        ("evicts", &["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"], true),
+        ("could", &["--maxmemory-policy", "allkeys-lru"], false),
+        ("refuses", &["--maxmemory", "100mb"], false),
+    ];
+    for (name, options, is_warned_of) in cases {
+        let Some(server) = Server::start(name, options) else { return };
+        let _queue = server.queue();
+        let port = format!(":{}: maxmemory-policy", server.port);
+        let warnings = WARNINGS.0.lock().unwrap();
+        assert_eq!(warnings.iter().any(|text| text.contains(&port)), is_warned_of, "{name}: {warnings:?}");
+    }
 }
