@@ -686,21 +686,28 @@ fn a_result_that_is_not_kept_is_not_sent() {
 #[test]
 fn only_a_cancelled_context_of_its_own_ends_an_order_without_a_failure() {
     watchdog(|| {
-        let mut desk = Desk::new();
-        desk.on_renew = Arc::new(|_| Ok(Renewal::Cancelled));
+        let (mut desk, started) = (Desk::new(), Gate::new());
+        let (open, is_started) = (started.clone(), started);
+        desk.on_renew =
+            Arc::new(move |_| Ok(if is_started.is_open() { Renewal::Cancelled } else { Renewal::Held }));
+        let opens = open.clone();
         let catalog = Catalog::new()
             .with("foreign", |ctx, _| {
                 let (child, canceller) = ctx.with_cancel();
                 canceller.cancel();
                 child.check().map(|()| Vec::new())
             })
-            .with("own", |ctx, _| {
+            .with("own", move |ctx, _| {
+                open.open();
                 let _ = ctx.sleep(PATIENCE);
                 Err("something else".into())
             })
-            .with("cancelled", |ctx, _| ctx.sleep(PATIENCE).map(|()| Vec::new()));
+            .with("cancelled", move |ctx, _| {
+                opens.open();
+                ctx.sleep(PATIENCE).map(|()| Vec::new())
+            });
         let delegator = delegator(1);
-        let options = Serve::options().lease(Duration::from_millis(30));
+        let options = Serve::options().lease(Duration::from_millis(300));
         let _serving = delegator.serve(&desk, &catalog, options).unwrap();
         let verdict = |name: &'static str| desk.verdict(desk.put(Order::new(name), 1, 0));
         assert!(matches!(verdict("foreign"), Verdict::Retry { .. }));
@@ -825,13 +832,8 @@ fn workers_wait_while_too_much_is_to_be_settled() {
         let counted = runs.clone();
         let catalog = usual(&Gate::new()).with("count", move |_, _| Ok(vec![counted.add() as u8]));
         let _serving = delegator.serve(&desk, &catalog, Serve::options().prefetch(999)).unwrap();
+        desk.verdict(desk.put(Order::new("ok"), 1, 0));
         // The settler is busy with one, and a worker waits when two batches and one more are left.
-        for _ in 0..2 {
-            desk.verdict(desk.put(Order::new("ok"), 1, 0));
-            if desk.look().settles == 1 {
-                break;
-            }
-        }
         desk.put(Order::new("ok"), 1, 0);
         eventually("the settler is busy", || desk.look().settles == 2);
         desk.put_all((0..500).map(|_| (Order::new("count"), 1, 0)).collect());
@@ -1007,7 +1009,7 @@ fn a_queue_that_fails_is_tried_again_after_a_pause_that_grows() {
         let settle = fails(&settles);
         desk.on_settle = Arc::new(move |nth| settle(nth).map(|()| true));
         // Renewals go on meanwhile, and are no reason to hurry.
-        let options = Serve::options().lease(Duration::from_millis(30));
+        let options = Serve::options().lease(Duration::from_millis(150));
         let delegator = delegator(1);
         let serving = delegator.serve(&desk, &usual(&Gate::new()), options).unwrap();
         let id = desk.put(Order::new("ok"), 1, 0);
@@ -1041,7 +1043,7 @@ fn a_report_is_of_what_has_ended_since_the_stop_began() {
             },
         );
         // One that is stopped by its delegator, and one that is cancelled.
-        let options = Serve::options().lease(Duration::from_millis(90));
+        let options = Serve::options().lease(Duration::from_millis(300));
         let serving = delegator.serve(&desk, &catalog, options).unwrap();
         let put = |name: &'static str, payload: &'static str| {
             desk.put(Order::new(name).with_payload(payload), 1, 0)
@@ -1125,7 +1127,7 @@ fn what_is_lost_or_too_late_is_not_renewed_any_more() {
             release.wait();
             Ok(Vec::new())
         });
-        let options = Serve::options().lease(Duration::from_millis(30));
+        let options = Serve::options().lease(Duration::from_millis(150));
         let _serving = delegator.serve(&desk, &catalog, options).unwrap();
         let kept = desk.put(Order::new("wait"), 1, 0);
         desk.put(Order::new("deaf").with_timeout(Duration::from_millis(50)), 1, 0);
@@ -1167,14 +1169,14 @@ fn a_drain_that_reaches_its_limit_cancels_and_hands_back() {
     watchdog(|| {
         let (mut desk, delegator, gate) = (Desk::new(), delegator(2), Gate::new());
         desk.on_settle = Arc::new(|_| {
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(5));
             Ok(true)
         });
         let release = gate.clone();
         let catalog = Catalog::new()
             .with("cooperate", |ctx, _| {
                 let ended = ctx.sleep(PATIENCE);
-                std::thread::sleep(Duration::from_millis(10));
+                std::thread::sleep(Duration::from_millis(2));
                 ended.map(|()| Vec::new())
             })
             .with("deaf", move |_, _| {
