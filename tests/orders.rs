@@ -157,6 +157,7 @@ fn an_order_says_what_it_was_given() {
     assert_eq!(order.values().collect::<Vec<_>>(), [("width", &b"640"[..]), ("", b"")]);
     let plain = Order::new("work");
     assert_eq!((plain.deadline(), plain.not_before(), plain.value("width")), (None, None, None));
+    assert_eq!((plain.attempts(), plain.result_ttl()), (25, Duration::from_secs(86_400)));
     let text = format!("{order:?}");
     assert!(
         text.contains("resize") && text.contains("width") && !text.contains("cat") && !text.contains("640"),

@@ -107,13 +107,13 @@ fn retries_wait_and_dead_letters_can_be_requeued() {
     let id = queue.enqueue(Order::new("work").with_unique_key("u")).unwrap();
     let twin = queue.enqueue(Order::new("work").with_unique_key("u")).unwrap_err();
     assert_eq!((twin.kind(), twin.duplicate_of()), (QueueErrorKind::Duplicate, Some(id)));
-    let again = Verdict::Retry { error: "no".into(), after: Duration::from_millis(50) };
+    let again = Verdict::Retry { error: "no".into(), after: Duration::from_millis(300) };
     let started = Instant::now();
     queue.settle(vec![Settlement::new(&lease_one(&queue, LEASE), again)]).unwrap();
     assert_eq!((queue.counts().unwrap().waiting, queue.counts().unwrap().delayed), (0, 1));
     let lease = lease_one(&queue, LEASE);
     // Times in the file are whole milliseconds.
-    assert!(started.elapsed() >= Duration::from_millis(49));
+    assert!(started.elapsed() >= Duration::from_millis(299));
     assert_eq!((lease.failures, lease.deliveries), (1, 1));
     queue.settle(vec![Settlement::new(&lease, Verdict::Dead("enough".into()))]).unwrap();
     assert_eq!(queue.result(id, Duration::ZERO).unwrap(), Some(Err("enough".into())));

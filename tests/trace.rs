@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 use std::time::Duration;
 
-use common::{BRIEF, delegator, fails, occupy, panics, watchdog, yields};
+use common::{BRIEF, PATIENCE, delegator, fails, occupy, panics, watchdog, yields};
 use serde_json::Value;
 use workpath::{Delegator, Error, Job, JobRecord, Retention};
 
@@ -45,13 +45,15 @@ fn a_job_waits_on_a_track_and_runs_on_the_lane_of_its_worker() {
     watchdog(|| {
         let delegator = delegator(2);
         let nap = Job::new("nap", |ctx| ctx.sleep(BRIEF).map(|()| Vec::new()));
-        let handles: Vec<_> = [nap, fails("bad", "no disk"), panics("ugly", "boom")]
+        let late = Job::new("late", |ctx| ctx.sleep(PATIENCE).map(|()| Vec::new()));
+        let late = late.with_timeout(Duration::from_millis(300));
+        let handles: Vec<_> = [late, nap, fails("bad", "no disk"), panics("ugly", "boom")]
             .into_iter()
             .map(|job| delegator.submit(job).unwrap())
             .collect();
         let records: Vec<_> = handles.iter().map(|handle| handle.wait()).collect();
         let events = trace(&delegator);
-        for (record, colour) in records.iter().zip(["good", "bad", "terrible"]) {
+        for (record, colour) in records.iter().zip(["yellow", "good", "bad", "terrible"]) {
             let [begin] = of(&events, "b", record)[..] else { panic!("{events:?}") };
             let [end] = of(&events, "e", record)[..] else { panic!("{events:?}") };
             let [run] = of(&events, "X", record)[..] else { panic!("{events:?}") };
@@ -66,7 +68,7 @@ fn a_job_waits_on_a_track_and_runs_on_the_lane_of_its_worker() {
             assert_eq!(lane.expect("a name")["args"]["name"], name.as_str());
             assert_eq!(run["args"].get("error").is_some(), record.error().is_some());
         }
-        assert_eq!(of(&events, "X", &records[1])[0]["args"]["error"], "no disk");
+        assert_eq!(of(&events, "X", &records[2])[0]["args"]["error"], "no disk");
     });
 }
 
