@@ -1114,6 +1114,21 @@ fn what_is_settled_in_vain_is_in_no_report() {
 }
 
 #[test]
+fn a_lease_is_renewed_long_before_it_ends() {
+    watchdog(|| {
+        let (desk, delegator, gate) = (Desk::new(), delegator(1), Gate::new());
+        let lease = Duration::from_secs(3);
+        let serving = delegator.serve(&desk, &usual(&gate), Serve::options().lease(lease)).unwrap();
+        let started = Instant::now();
+        let id = desk.put(Order::new("wait"), 1, 0);
+        eventually("it is renewed", || desk.look().renewed.iter().flatten().any(|token| token.id == id));
+        assert!(started.elapsed() < lease, "{:?}", started.elapsed());
+        gate.open();
+        assert_eq!(serving.stop(Shutdown::drain()).completed, 1);
+    });
+}
+
+#[test]
 fn what_is_lost_or_too_late_is_not_renewed_any_more() {
     watchdog(|| {
         let lost: Arc<Mutex<Vec<JobId>>> = Arc::default();
