@@ -25,6 +25,7 @@ macro_rules! waits {
         mod waiting {
             crate::waits::waits!($with: an_order_and_its_result_reach_who_waits_at_once
                 a_wake_ends_the_waits_for_orders_and_no_others
+                a_wake_is_for_those_who_wait_then
                 a_cancel_reaches_who_waits_for_the_result
                 a_delayed_order_and_a_lapsed_lease_reach_who_waits_in_time
                 who_asks_for_nothing_does_not_wait);
@@ -71,6 +72,19 @@ pub(crate) fn a_wake_ends_the_waits_for_orders_and_no_others(queue: &dyn OrderQu
         queue.wake();
         complete(queue, &lease);
         assert_eq!(result.join().unwrap(), Some(Ok(vec![7])));
+    });
+}
+
+pub(crate) fn a_wake_is_for_those_who_wait_then(queue: &dyn OrderQueue) {
+    assert!(queue.lease(1, LEASE, Duration::ZERO).unwrap().is_empty());
+    queue.wake();
+    std::thread::scope(|scope| {
+        let taker = scope.spawn(|| one(queue));
+        std::thread::sleep(BRIEF);
+        let id = queue.enqueue(Order::new("work")).unwrap();
+        let lease = taker.join().unwrap();
+        assert_eq!(lease.order.id(), id);
+        complete(queue, &lease);
     });
 }
 
