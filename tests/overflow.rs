@@ -192,6 +192,9 @@ fn every_shutdown_waits_for_callers_and_all_hear_of_their_end() {
             let how = limit.map_or(Shutdown::drain(), |limit| Shutdown::drain().within(limit));
             thread::spawn(move || covered(&delegator.shutdown(how)))
         });
+        eventually("the first of them has begun", || {
+            matches!(delegator.try_submit(yields("late", [])), Err(SubmitError::ShutDown(_)))
+        });
         busy.release();
         pause();
         assert!(shutters.iter().all(|shutter| !shutter.is_finished()));
