@@ -415,6 +415,16 @@ fn an_error_that_panics_in_its_drop_hurts_no_worker_when_nobody_wants_the_record
 }
 
 #[test]
+fn errors_that_panic_in_their_drop_do_not_unwind_out_of_the_drop_of_a_delegator() {
+    let delegator = Delegator::manual();
+    for _ in 0..3 {
+        drop(delegator.submit(Job::new("bad", |_| Err(Error::new(BadError(PanicOnDrop("kept")))))));
+    }
+    assert_eq!(delegator.run_until_idle(), 3);
+    drop(delegator);
+}
+
+#[test]
 fn a_cause_that_panics_in_its_drop_changes_nothing() {
     watchdog(|| {
         let delegator =

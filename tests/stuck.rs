@@ -256,6 +256,8 @@ fn every_way_to_cancel_starts_the_margin() {
 fn a_cancel_from_above_starts_the_margin_however_long_the_job_has_run() {
     let delegator = Delegator::builder().stuck_after(10 * SECOND).manual().unwrap();
     let events = delegator.subscribe(100);
+    // A cancel looks after all there are, not after the last.
+    let _another = Delegator::manual();
     let (ctx, canceller) = Context::background().with_cancel();
     let job = Job::new("deaf", move |_| {
         let nap = |seconds| Context::background().sleep(seconds * SECOND);
