@@ -13,7 +13,7 @@ use std::time::Duration;
 use common::{FOREVER, Gate, gated, occupy, watchdog, yields};
 use workpath::{
     BuildError, Builder, Canceller, Context, Delegator, Error, ErrorKind, Job, JobHandle, JobId, JobRecord,
-    JobSet, JobState, OnDone, Operation, Registry, Retention, Shutdown, ShutdownReport, Stats,
+    JobSet, JobState, OnDone, Operation, Priority, Registry, Retention, Shutdown, ShutdownReport, Stats,
     SubmitAllError, SubmitError, SubmitErrorKind, Submitter, WorkerStatus,
 };
 
@@ -229,6 +229,18 @@ fn debug_of_a_job_and_its_handle_tells_name_id_and_state() {
     assert!(format!("{handle:?}").contains("Completed"));
     let text = format!("{record:?}");
     assert!(text.contains("particular") && text.contains(&id) && text.contains("Completed"), "{text}");
+}
+
+#[test]
+fn debug_of_a_delegator_tells_how_many_wait_at_all_levels() {
+    let delegator = Delegator::manual();
+    for (priority, count) in [(Priority::Low, 2), (Priority::Normal, 3), (Priority::High, 4)] {
+        for _ in 0..count {
+            let _ = delegator.submit(yields("waits", []).with_priority(priority)).expect("room");
+        }
+    }
+    let text = format!("{:?}", delegator.submitter());
+    assert!(text.contains("queue_len: 9,"), "{text}");
 }
 
 #[test]

@@ -207,6 +207,7 @@ fn batches_that_race_a_shutdown_are_accounted_for_job_by_job() {
             assert_eq!((stats.submitted, stats.completed), (accepted.len() as u64, completed as u64));
             assert_eq!(stats.rejected, rejected as u64);
             assert_balanced(&stats);
+            delegator.wait_idle();
         }
     });
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use common::{BRIEF, CapturedLog, Gate, PATIENCE, delegator, eventually, occupy, watchdog, yields};
 use workpath::{
-    Context, Delegator, ErrorKind, Event, Job, JobHandle, JobRecord, JobState, Manual, Retention, Shutdown,
+    Context, Delegator, ErrorKind, Event, Job, JobHandle, JobRecord, JobState, Manual, Overflow, Retention,
+    Shutdown,
 };
 
 /// A job that says this and then waits.
@@ -76,6 +77,23 @@ fn everybody_sees_where_a_running_job_is_and_the_record_keeps_it() {
         assert!(record.started_at() <= Some(checkpoint.time()) && checkpoint.time() <= record.completed_at());
         let kept = delegator.registry().get(handle.id()).expect("kept");
         assert_eq!(kept.checkpoint(), Some(checkpoint));
+    });
+}
+
+#[test]
+fn what_its_submitter_runs_is_seen_on_its_way_too() {
+    watchdog(|| {
+        let delegator = Delegator::builder().workers(1).queue_capacity(1).build().unwrap();
+        let _busy = occupy(&delegator);
+        let _queued = delegator.submit(yields("queued", []).with_key("another")).unwrap();
+        let (said, release) = (Gate::new(), Gate::new());
+        let (submitter, job) = (delegator.submitter(), says("here", &said, &release).with_key("key"));
+        let caller = thread::spawn(move || submitter.submit_with(job, Overflow::CallerRuns).unwrap());
+        said.wait();
+        let joined = delegator.coalesce("key", yields("joins", [])).unwrap();
+        assert_eq!(joined.handle().checkpoint().map(|said| said.text().to_owned()).as_deref(), Some("here"));
+        release.open();
+        assert_eq!(caller.join().unwrap().id(), joined.handle().id());
     });
 }
 

@@ -15,8 +15,9 @@ use common::{FOREVER, PATIENCE, fired, occupy, watchdog, yields};
 use pool::sized;
 use workpath::{Context, Delegator, JobState};
 
-/// How often each thread of the crate has given up the processor of its own accord, by its id and name.
-fn switches() -> BTreeMap<String, u64> {
+/// How often each thread of the crate has given up the processor of its own accord, and for how many nanoseconds it has had
+/// one, where the system says; by its id and name.
+fn switches() -> BTreeMap<String, (u64, u64)> {
     let mut found = BTreeMap::new();
     for task in fs::read_dir("/proc/self/task").expect("the list of threads").flatten() {
         // A thread may end while we read.
@@ -27,9 +28,11 @@ fn switches() -> BTreeMap<String, u64> {
             continue;
         };
         let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        let times = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        let time = times.split(' ').next().and_then(|time| time.parse().ok()).unwrap_or(0);
         if let (true, Some(count)) = (name.starts_with("workpath"), count) {
             let id = format!("{} {}", name.trim(), task.file_name().to_string_lossy());
-            found.insert(id, count.trim().parse().expect("a number"));
+            found.insert(id, (count.trim().parse().expect("a number"), time));
         }
     }
     found

@@ -49,6 +49,20 @@ fn the_longest_times_are_those_of_the_records() {
 }
 
 #[test]
+fn the_quantiles_with_names_are_what_they_say() {
+    let delegator = Delegator::builder().latencies(true).manual().unwrap();
+    for seconds in 1..=200 {
+        let nap = Job::new("nap", move |ctx| ctx.sleep(Duration::from_secs(seconds)).map(|()| Vec::new()));
+        delegator.submit(nap).unwrap().wait();
+    }
+    let times = delegator.latencies().run_time;
+    for (quantile, seconds) in [(times.p50(), 100.0), (times.p90(), 180.0), (times.p99(), 198.0)] {
+        let ratio = quantile.as_secs_f64() / seconds;
+        assert!((1.0..1.07).contains(&ratio), "{times} instead of {seconds}s");
+    }
+}
+
+#[test]
 fn a_job_that_never_started_has_waited_and_not_run() {
     watchdog(|| {
         let delegator = delegator(1);

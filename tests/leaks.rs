@@ -55,6 +55,7 @@ fn whatever_has_come_and_gone_leaves_nothing_behind() {
         assert!(root.on_done(|| ()).stop());
         assert!(dated.with_value("key", 1_u8).on_done(|| ()).stop());
     });
+    assert_each_steady("delegators", || drop(Delegator::manual()));
     assert_each_steady("cancelled children", || {
         let (child, cancel) = dated.with_cancel();
         let done = child.done();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::{DropFlag, fails, panics, watchdog, yields};
 use workpath::{
-    Context, Delegator, Event, Job, JobState, Manual, Priority, Retention, Shutdown, SubmitError,
+    Context, Delegator, Error, Event, Job, JobState, Manual, Priority, Retention, Shutdown, SubmitError,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -542,4 +542,67 @@ fn subscribers_hear_of_everything_up_to_the_end() {
             [Event::Submitted { .. }, Event::ShuttingDown, Event::Started { .. }, Event::Finished(_)]
         ));
     });
+}
+
+#[test]
+fn it_has_one_worker_whatever_its_builder_says() {
+    let delegator = Delegator::builder().workers(3).replacements(2).manual().unwrap();
+    assert_eq!(delegator.workers().len(), 1);
+}
+
+#[test]
+fn nothing_of_it_is_left_on_its_thread() {
+    let (flag, dropped) = DropFlag::new();
+    let flag = Mutex::new(Some(flag));
+    let delegator = Delegator::manual();
+    // The registry has the error.
+    let job = Job::new("fails", move |_| {
+        let flag = flag.lock().unwrap().take();
+        Err(Error::new(Kept(flag)))
+    });
+    assert_eq!(delegator.submit(job).unwrap().wait().state(), JobState::Failed);
+    assert!(!dropped.is_open());
+    drop(delegator);
+    assert!(dropped.is_open());
+}
+
+#[derive(Debug)]
+struct Kept(#[expect(dead_code, reason = "owned for its drop")] Option<DropFlag>);
+
+impl std::fmt::Display for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an error that is kept")
+    }
+}
+
+impl std::error::Error for Kept {}
+
+#[test]
+fn a_cancel_at_the_very_instant_of_the_deadline_comes_too_late() {
+    let delegator = Delegator::manual();
+    let (ctx, canceller) = Context::background().with_timeout(SECOND).with_cancel();
+    delegator.advance(SECOND);
+    canceller.cancel();
+    assert!(ctx.error().unwrap().is_timeout());
+}
+
+#[test]
+fn a_cancel_from_above_starts_the_margin_of_a_stuck_job_however_long_it_has_run() {
+    let delegator = Delegator::builder().stuck_after(10 * SECOND).manual().unwrap();
+    let events = delegator.subscribe(100);
+    let stuck = move || events.try_iter().filter(|event| matches!(event, Event::Stuck { .. })).count();
+    // A cancel looks after all there are, not after the last.
+    let _another = Delegator::manual();
+    let (ctx, canceller) = Context::background().with_cancel();
+    let job = Job::new("deaf", move |_| {
+        let nap = |seconds| Context::background().sleep(seconds * SECOND);
+        nap(60)?;
+        canceller.cancel();
+        nap(9)?;
+        assert_eq!(stuck(), 0);
+        nap(9)?;
+        Ok(vec![stuck() as u8])
+    });
+    let handle = delegator.submit(job.with_context(&ctx.with_value("below", 1))).unwrap();
+    assert_eq!(handle.wait().payload(), Some(&[1][..]));
 }

@@ -178,6 +178,33 @@ fn a_shutdown_waits_for_callers_and_counts_their_jobs() {
 }
 
 #[test]
+fn every_shutdown_waits_for_callers_and_all_hear_of_their_end() {
+    watchdog(|| {
+        let delegator = Arc::new(sized(1, 1));
+        let busy = occupy(&delegator);
+        let _queued = fill(&delegator, 1);
+        let (started, release) = (Gate::new(), Gate::new());
+        let caller = caller_in(&delegator, gated("here", &started, &release));
+        started.wait();
+        let limits = [None, Some(FOREVER), None];
+        let shutters = limits.map(|limit| {
+            let delegator = Arc::clone(&delegator);
+            let how = limit.map_or(Shutdown::drain(), |limit| Shutdown::drain().within(limit));
+            thread::spawn(move || covered(&delegator.shutdown(how)))
+        });
+        eventually("the first of them has begun", || {
+            matches!(delegator.try_submit(yields("late", [])), Err(SubmitError::ShutDown(_)))
+        });
+        busy.release();
+        pause();
+        assert!(shutters.iter().all(|shutter| !shutter.is_finished()));
+        release.open();
+        assert_eq!(shutters.map(|shutter| shutter.join().unwrap()).iter().sum::<usize>(), 3);
+        assert_eq!(caller.join().unwrap().expect("accepted").wait().state(), JobState::Completed);
+    });
+}
+
+#[test]
 fn a_shutdown_cancels_what_a_caller_runs() {
     watchdog(|| {
         let delegator = sized(1, 1);

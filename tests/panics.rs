@@ -358,6 +358,16 @@ fn a_captured_value_that_panics_in_its_drop_does_not_stop_the_drop_of_a_delegato
 }
 
 #[test]
+fn scheduled_jobs_that_panic_in_their_drop_do_not_unwind_out_of_the_drop_of_a_delegator() {
+    let delegator = Delegator::manual();
+    for _ in 0..3 {
+        let job = keeps("untidy", PanicOnDrop("dropped")).with_delay(Duration::from_secs(1));
+        drop(delegator.submit(job).expect("room"));
+    }
+    drop(delegator);
+}
+
+#[test]
 fn a_context_value_that_panics_in_its_drop_hurts_no_worker() {
     watchdog(|| {
         let delegator = sized(1, 16);
@@ -412,6 +422,16 @@ fn an_error_that_panics_in_its_drop_hurts_no_worker_when_nobody_wants_the_record
         assert_all_at_work(&delegator);
         assert_eq!(delegator.stats().failed, 3);
     });
+}
+
+#[test]
+fn errors_that_panic_in_their_drop_do_not_unwind_out_of_the_drop_of_a_delegator() {
+    let delegator = Delegator::manual();
+    for _ in 0..3 {
+        drop(delegator.submit(Job::new("bad", |_| Err(Error::new(BadError(PanicOnDrop("kept")))))));
+    }
+    assert_eq!(delegator.run_until_idle(), 3);
+    drop(delegator);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use common::{Counter, Gate, eventually, occupy, watchdog, yields};
+use common::{Counter, Gate, eventually, gated, occupy, watchdog, yields};
 use pool::{Door, FORMS, NOT_WAITING, WAITING, assert_balanced, pause, sized};
 use workpath::{Delegator, Job, JobState, Priority, Shutdown, SubmitError, Submitter};
 
@@ -378,5 +378,30 @@ fn no_job_of_any_priority_is_forgotten() {
         delegator.wait_idle();
         assert_eq!(runs.load(Ordering::Relaxed), PRODUCERS * JOBS);
         assert_balanced(&delegator.stats());
+    });
+}
+
+#[test]
+fn a_place_at_one_level_is_for_who_waits_at_that_level() {
+    watchdog(|| {
+        let delegator = sized(1, 1);
+        let busy = occupy(&delegator);
+        let (started, release) = (Gate::new(), Gate::new());
+        let first = gated("first", &started, &release).with_priority(Priority::High);
+        for job in [first, yields("last", []).with_priority(Priority::Low)] {
+            let _ = delegator.try_submit(job).expect("room");
+        }
+        // Who waits for the other level came before.
+        let [low, high] = [Priority::Low, Priority::High].map(|priority| {
+            let (submitter, job) = (delegator.submitter(), yields("waits", []).with_priority(priority));
+            let waiting = thread::spawn(move || submitter.submit(job).map(drop));
+            pause();
+            waiting
+        });
+        busy.release();
+        started.wait();
+        high.join().unwrap().expect("the place of the first is free");
+        release.open();
+        low.join().unwrap().expect("and then that of the last");
     });
 }

@@ -354,6 +354,32 @@ fn only_the_old_ones_go() {
     }
 }
 
+#[test]
+fn what_is_behind_a_removed_record_grows_old_too() {
+    let age = Duration::from_secs(10);
+    let delegator = Delegator::builder().retain(Retention::last(100).max_age(age)).manual().unwrap();
+    let handles = [(); 3].map(|()| delegator.submit(yields("job", [])).unwrap());
+    delegator.run_until_idle();
+    assert!(delegator.registry().remove(handles[0].id()).is_some());
+    delegator.advance(age - Duration::from_nanos(1));
+    assert_eq!(delegator.registry().len(), 2);
+    delegator.advance(Duration::from_nanos(1));
+    assert!(delegator.registry().is_empty());
+}
+
+#[test]
+fn the_memory_of_records_serves_another_delegator_as_its_own() {
+    for jobs in [100, 120] {
+        let first = Delegator::builder().retain(Retention::last(1)).manual().unwrap();
+        (0..jobs).for_each(|_| drop(first.submit(yields("old", [])).unwrap().wait()));
+        let second = Delegator::manual();
+        let handles: Vec<_> = (0..40).map(|_| second.submit(yields("new", [])).unwrap()).collect();
+        assert!(handles.iter().all(JobHandle::cancel));
+        assert_eq!((second.stats().cancelled, second.registry().len()), (40, 40));
+        assert_eq!((first.stats().cancelled, first.registry().len()), (0, 1));
+    }
+}
+
 fn ids_of_young(delegator: &Delegator, id: JobId) -> bool {
     let records = delegator.registry().records();
     records.len() == 1 && records[0].id() == id

@@ -384,6 +384,25 @@ fn a_shutdown_hands_back_what_waits_and_it_goes_on_elsewhere() {
 }
 
 #[test]
+fn attempts_elsewhere_are_in_the_record_however_many_they_were() {
+    for failures in 1..=3 {
+        let first = Delegator::manual();
+        let job = flaky(failures).0.with_retry(every_second().max_attempts(5));
+        let handle = first.submit(job).unwrap();
+        first.step();
+        (1..failures).for_each(|_| assert_eq!(first.advance(SECOND), 1));
+        let mut report = first.shutdown(Shutdown::cancel());
+        let second = Delegator::manual();
+        let record = run(&second, report.unstarted.remove(0));
+        assert_eq!((record.state(), record.attempts()), (JobState::Completed, failures + 1));
+        assert_eq!(record.earlier_attempts().len(), failures as usize);
+        let line = record.to_string();
+        assert!(line.contains(&format!(", in attempt {}: ran", failures + 1)), "{line}");
+        assert_eq!(handle.attempts(), failures);
+    }
+}
+
+#[test]
 fn a_job_that_fails_during_a_drain_is_handed_back_too() {
     let delegator = Delegator::manual();
     let handle = delegator.submit(fails("broken", "no").with_retry(every_second())).unwrap();

@@ -200,6 +200,8 @@ fn a_distribution_of_nonsense_is_one_all_the_same() {
     .unwrap();
     assert_eq!(latency.count(), u64::MAX);
     assert!(latency.p99() <= latency.max());
+    let nothing: Latency = from_str(r#"{"max_ns": 0, "count": 0, "buckets": [[7, 0]]}"#).unwrap();
+    assert_eq!(nothing, Latency::default());
 }
 
 #[test]

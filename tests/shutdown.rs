@@ -758,6 +758,31 @@ fn a_job_can_shut_down_its_own_delegator() {
 }
 
 #[test]
+fn a_drain_with_a_limit_from_inside_the_only_worker_runs_the_others_until_then() {
+    watchdog(|| {
+        for (limit, completed, unstarted) in [(FOREVER, 3, 0), (Duration::ZERO, 0, 3)] {
+            let delegator = Arc::new(sized(1, 8));
+            let (sender, reports) = crossbeam_channel::bounded(1);
+            let go = Gate::new();
+            let job = Job::new("the end", {
+                let (delegator, go) = (Arc::clone(&delegator), go.clone());
+                move |_| {
+                    go.wait();
+                    let report = delegator.shutdown(Shutdown::drain().within(limit));
+                    sender.send(report).map_err(|error| error.to_string())?;
+                    Ok(Vec::new())
+                }
+            });
+            let _handle = delegator.submit(job).expect("room");
+            let _others = fill(&delegator, 3);
+            go.open();
+            let report = reports.recv_timeout(common::PATIENCE).expect("it must return");
+            assert_eq!((report.completed, report.unstarted.len()), (completed, unstarted), "{report:?}");
+        }
+    });
+}
+
+#[test]
 fn a_job_that_shuts_down_waits_for_the_jobs_of_others() {
     watchdog(|| {
         let delegator = Arc::new(sized(2, 8));

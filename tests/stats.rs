@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::{BRIEF, Counter, FOREVER, Gate, delegator, fails, occupy, panics, watchdog, yields};
 use pool::{Door, FORMS, Form, assert_balanced, fill, obedient, sized};
-use workpath::{Context, Delegator, Job, JobState, Retention, Shutdown, Stats};
+use workpath::{Context, Delegator, Job, JobState, Manual, Overflow, Retention, Retry, Shutdown, Stats};
 
 /// All numbers, in the order of their declaration.
 fn numbers(stats: &Stats) -> [u64; 9] {
@@ -26,6 +26,35 @@ fn numbers(stats: &Stats) -> [u64; 9] {
         stats.timed_out,
         stats.rejected,
     ]
+}
+
+/// One of everything that is counted, and more of some.
+fn of_every_kind(delegator: &Manual) {
+    let no_time = yields("late", []).with_timeout(Duration::ZERO);
+    let retried = fails("again", "no").with_retry(Retry::fixed(Duration::ZERO).max_attempts(2));
+    for job in [no_time, panics("panics", "no"), retried] {
+        delegator.submit(job).expect("room").wait();
+    }
+    for overflow in [Overflow::Block, Overflow::DropOldest, Overflow::Fail] {
+        let _ = delegator.submit_with(yields("plain", []), overflow);
+    }
+    let waits = delegator.submit(yields("waits", []).with_key("key")).expect("room");
+    assert!(waits.cancel());
+    delegator.run_until_idle();
+}
+
+#[test]
+fn a_difference_has_every_count_of_what_happened_in_between() {
+    let delegator = Delegator::builder().queue_capacity(1).manual().unwrap();
+    let start = delegator.stats();
+    of_every_kind(&delegator);
+    let first = delegator.stats();
+    assert_eq!(first.since(&start), first);
+    of_every_kind(&delegator);
+    assert_eq!(delegator.stats().since(&first), first);
+    let counts = [first.submitted, first.completed, first.failed, first.panicked, first.cancelled];
+    let others = [first.timed_out, first.retried, first.rejected, first.dropped];
+    assert_eq!((counts, others), ([6, 1, 1, 1, 2], [1, 1, 1, 1]));
 }
 
 #[test]

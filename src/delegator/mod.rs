@@ -568,7 +568,7 @@ impl Delegator {
 
 impl Drop for Delegator {
     fn drop(&mut self) {
-        // There will be no report that they could be in.
+        // Nobody will take what is handed back: it ends at once.
         self.engine.take_unstarted().into_iter().for_each(|job| discard("a job that was handed back", job));
         if worker::is_on(&self.engine) {
             shutdown::leave(&self.engine);

@@ -116,8 +116,12 @@ pub(crate) fn assert_balanced(stats: &Stats) {
 }
 
 /// The number of jobs that a shutdown accounts for.
+#[track_caller]
 pub(crate) fn covered(report: &ShutdownReport) -> usize {
-    report.completed + report.failed + report.cancelled + report.unstarted.len() + report.stuck.len()
+    let jobs =
+        report.completed + report.failed + report.cancelled + report.unstarted.len() + report.stuck.len();
+    assert_eq!(report.total(), jobs);
+    jobs
 }
 
 /// The ids of this process's threads whose name starts with `prefix`, as the system knows them; `None` where it does

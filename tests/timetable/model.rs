@@ -327,12 +327,14 @@ impl Model {
             Stage::Scheduled | Stage::Queued => self.file(k, Stage::Cancelled),
             Stage::Running if self.jobs[k].cancelled_at.is_none() => {
                 self.jobs[k].cancelled_at = Some(self.now);
-                // A scheduled job listens to its context, and so does one that is to be tried again.
-                for other in 0..self.jobs.len() {
-                    if self.jobs[other].stage == Stage::Scheduled || self.jobs[other].attempts > 0 {
-                        self.look(other);
-                    }
-                }
+                // A scheduled job listens to its context, and so does one that is to be tried again: who began first hears
+                // it first.
+                let jobs = self.jobs.iter().enumerate();
+                let listen = jobs.filter(|(_, job)| job.stage == Stage::Scheduled || job.attempts > 0);
+                let since = |job: &Job| job.listens.or(job.place.map(|(_, number)| number));
+                let mut listen: Vec<_> = listen.map(|(other, job)| (since(job), other)).collect();
+                listen.sort_unstable();
+                listen.into_iter().for_each(|(_, other)| self.look(other));
             }
             _ => {}
         }
