@@ -585,3 +585,24 @@ fn a_cancel_at_the_very_instant_of_the_deadline_comes_too_late() {
     canceller.cancel();
     assert!(ctx.error().unwrap().is_timeout());
 }
+
+#[test]
+fn a_cancel_from_above_starts_the_margin_of_a_stuck_job_however_long_it_has_run() {
+    let delegator = Delegator::builder().stuck_after(10 * SECOND).manual().unwrap();
+    let events = delegator.subscribe(100);
+    let stuck = move || events.try_iter().filter(|event| matches!(event, Event::Stuck { .. })).count();
+    // A cancel looks after all there are, not after the last.
+    let _another = Delegator::manual();
+    let (ctx, canceller) = Context::background().with_cancel();
+    let job = Job::new("deaf", move |_| {
+        let nap = |seconds| Context::background().sleep(seconds * SECOND);
+        nap(60)?;
+        canceller.cancel();
+        nap(9)?;
+        assert_eq!(stuck(), 0);
+        nap(9)?;
+        Ok(vec![stuck() as u8])
+    });
+    let handle = delegator.submit(job.with_context(&ctx.with_value("below", 1))).unwrap();
+    assert_eq!(handle.wait().payload(), Some(&[1][..]));
+}

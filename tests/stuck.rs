@@ -253,26 +253,6 @@ fn every_way_to_cancel_starts_the_margin() {
 }
 
 #[test]
-fn a_cancel_from_above_starts_the_margin_however_long_the_job_has_run() {
-    let delegator = Delegator::builder().stuck_after(10 * SECOND).manual().unwrap();
-    let events = delegator.subscribe(100);
-    // A cancel looks after all there are, not after the last.
-    let _another = Delegator::manual();
-    let (ctx, canceller) = Context::background().with_cancel();
-    let job = Job::new("deaf", move |_| {
-        let nap = |seconds| Context::background().sleep(seconds * SECOND);
-        nap(60)?;
-        canceller.cancel();
-        nap(9)?;
-        assert!(reported(&events).is_empty());
-        nap(9)?;
-        Ok(vec![reported(&events).len() as u8])
-    });
-    let handle = delegator.submit(job.with_context(&ctx.with_value("below", 1))).unwrap();
-    assert_eq!(handle.wait().payload(), Some(&[1][..]));
-}
-
-#[test]
 fn a_set_and_a_job_that_cancel_what_is_below_them_start_the_margin() {
     watchdog(|| {
         let delegator = builder(2, MARGIN).build().unwrap();
