@@ -358,6 +358,16 @@ fn a_captured_value_that_panics_in_its_drop_does_not_stop_the_drop_of_a_delegato
 }
 
 #[test]
+fn scheduled_jobs_that_panic_in_their_drop_do_not_unwind_out_of_the_drop_of_a_delegator() {
+    let delegator = Delegator::manual();
+    for _ in 0..3 {
+        let job = keeps("untidy", PanicOnDrop("dropped")).with_delay(Duration::from_secs(1));
+        drop(delegator.submit(job).expect("room"));
+    }
+    drop(delegator);
+}
+
+#[test]
 fn a_context_value_that_panics_in_its_drop_hurts_no_worker() {
     watchdog(|| {
         let delegator = sized(1, 16);
