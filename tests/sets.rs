@@ -56,6 +56,26 @@ fn the_next_is_the_one_that_finishes_next() {
 }
 
 #[test]
+fn a_wait_that_has_gone_to_sleep_ends_with_what_it_waits_for() {
+    watchdog(|| {
+        let delegator = sized(2, 8);
+        let release = Gate::new();
+        let mut set = delegator.job_set();
+        for name in ["one", "another"] {
+            set.submit(gated(name, &Gate::new(), &release)).expect("open");
+        }
+        // Not scoped: the end of such a thread would wake this one. And it looks around for a moment before it sleeps.
+        let opens = thread::spawn(move || {
+            thread::sleep(10 * BRIEF);
+            release.open();
+        });
+        assert!(set.next_finished(FOREVER).is_some());
+        assert_eq!(set.wait_all().len(), 1);
+        opens.join().unwrap();
+    });
+}
+
+#[test]
 fn a_timeout_is_waited_for_in_full() {
     watchdog(|| {
         let delegator = sized(1, 8);
