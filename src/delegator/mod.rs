@@ -573,10 +573,7 @@ impl Drop for Delegator {
         if worker::is_on(&self.engine) {
             shutdown::leave(&self.engine);
         } else {
-            // Nobody takes the jobs that were scheduled.
-            for job in self.shutdown(Shutdown::drain()).unstarted {
-                discard("a job that was handed back", job);
-            }
+            self.shutdown(Shutdown::drain());
         }
     }
 }
