@@ -9,7 +9,7 @@
 //! | `wp:{q}:z`, `wp:{q}:zb` | what is not due: zset of ids by time, and hash by id: failures, deadline, order |
 //! | `wp:{q}:u` | hash: unique key, id |
 //! | `wp:{q}:dead`, `wp:{q}:d` | dead letters: stream, and hash of their entries by id |
-//! | `wp:{q}:r:ID` | list: results of orders with this id, the last is that of the latest, as `+` and bytes or `-` and an error; it expires |
+//! | `wp:{q}:r:ID` | list: the last is the result, as `+` and bytes or `-` and an error; it expires |
 //! | `wp:{q}:n` | list: a wake-up for one of those who wait for orders |
 //! | `wp:{q}:h` | there are leases that have ended, or may be |
 //! | `wp:{q}:w:CONSUMER` | list: wake-ups for one process |

@@ -188,12 +188,11 @@ impl RedisQueue {
         max: usize,
         lease: Duration,
         block: Duration,
+        scan: bool,
     ) -> Result<(Vec<Lease>, bool, Duration), QueueError> {
         let server = self.server();
         let mut script = server.script(&server.scripts.lease);
-        let scan = is_time(&self.shared.looked, interval(lease));
-        let scan = if scan { "1" } else { "0" };
-        script.arg(&self.shared.consumer).arg(max).arg(millis(lease)).arg(scan);
+        script.arg(&self.shared.consumer).arg(max).arg(millis(lease)).arg(if scan { "1" } else { "0" });
         let (wake_up, answer) = if block.is_zero() {
             (Value::Nil, self.ask(&script)?)
         } else {
@@ -345,13 +344,16 @@ impl OrderQueue for RedisQueue {
         loop {
             let now = real_now();
             let quiet = self.shared.quiet.lock().since(now).unwrap_or_default();
-            let block = give_up.since(now).unwrap_or_default().min(quiet);
+            // Leases that have ended are looked for at once, and not after a wait.
+            let scan = is_time(&self.shared.looked, interval(lease));
+            let patience = if scan { Duration::ZERO } else { quiet };
+            let block = give_up.since(now).unwrap_or_default().min(patience);
             // To the server, no time at all would be for ever.
             let block = if block.is_zero() { block } else { block.max(Duration::from_millis(1)) };
             if !block.is_zero() {
                 self.shared.waiting.fetch_add(1, Ordering::SeqCst);
             }
-            let looked = self.look(max, lease, block);
+            let looked = self.look(max, lease, block, scan);
             if !block.is_zero() {
                 self.shared.waiting.fetch_sub(1, Ordering::SeqCst);
             }
