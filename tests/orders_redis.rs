@@ -140,6 +140,22 @@ fn a_lapsed_lease_goes_to_the_next_who_asks_alone() {
 }
 
 #[test]
+fn what_was_lost_goes_alone_behind_the_urgent() {
+    let Some(server) = Server::start("behind", &[]) else { return };
+    let (one, two) = (server.queue(), server.queue());
+    let lost = one.enqueue(Order::new("work")).unwrap();
+    lease_one(&one, Duration::from_millis(3));
+    let urgent = one.enqueue(Order::new("work").with_priority(Priority::High)).unwrap();
+    let last = one.enqueue(Order::new("work")).unwrap();
+    std::thread::sleep(Duration::from_millis(10));
+    // The other has not looked for lost orders yet, so it does with its first look.
+    for next in [urgent, lost, last] {
+        let leases = two.lease(9, LEASE, PATIENCE).unwrap();
+        assert_eq!(leases.iter().map(|lease| lease.token.id).collect::<Vec<_>>(), [next]);
+    }
+}
+
+#[test]
 fn a_look_that_leaves_something_calls_the_next_and_no_other_does() {
     let Some(server) = Server::start("leaves", &[]) else { return };
     let queue = server.queue();

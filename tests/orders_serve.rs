@@ -722,7 +722,10 @@ fn what_a_delegator_hands_back_unstarted_goes_back_to_the_queue() {
         let (queue, delegator, gate) = (MemoryQueue::new(), delegator(1), Gate::new());
         let _serving = delegator.serve(&queue, &usual(&gate), Serve::options().prefetch(3)).unwrap();
         queue.enqueue_all((0..4).map(|_| Order::new("wait")).collect());
-        eventually("all are fetched", || queue.counts().unwrap().leased == 4);
+        eventually("all are with the delegator", || {
+            let stats = delegator.stats();
+            (stats.running, stats.queued) == (1, 3)
+        });
         let report = delegator.shutdown(Shutdown::cancel());
         assert!(!report.unstarted.is_empty());
         drop(report);

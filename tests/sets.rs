@@ -4,8 +4,8 @@ mod common;
 #[path = "common/pool.rs"]
 mod pool;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -550,6 +550,38 @@ fn dropping_a_map_cancels_what_is_about() {
         delegator.wait_idle();
         assert!(runs.get() <= 2);
         assert_balanced(&delegator.stats());
+    });
+}
+
+#[test]
+fn a_set_cancels_what_is_queued_before_what_runs() {
+    watchdog(|| {
+        let delegator = Arc::new(sized(1, 64));
+        let (started, left) = (Gate::new(), Arc::new(Mutex::new(None)));
+        let (start, seen, of) = (started.clone(), Arc::clone(&left), Arc::downgrade(&delegator));
+        let mut set = delegator.job_set();
+        let running = Job::new("runs", move |ctx: &Context| {
+            let (seen, of) = (Arc::clone(&seen), of.clone());
+            let watch = ctx.on_done(move || {
+                let queued = of.upgrade().map(|delegator| delegator.stats().queued);
+                *seen.lock().unwrap() = queued;
+            });
+            start.open();
+            let end = ctx.sleep(FOREVER);
+            drop(watch);
+            end.map(|()| Vec::new())
+        });
+        set.submit(running).expect("open");
+        started.wait();
+        for _ in 0..5 {
+            set.submit(yields("queued", "")).expect("open");
+        }
+        drop(set);
+        assert_eq!(
+            *left.lock().unwrap(),
+            Some(0),
+            "when the first is told to stop, no other is left to start"
+        );
     });
 }
 
