@@ -445,7 +445,8 @@ impl<T> Queue<T> {
         // Rule 3: a push that did not see this worker on the list is seen here, and so is a change of phase.
         let phase = self.phase();
         if phase != Phase::Open {
-            // A push whose submitter found the queue open afterwards is seen as well.
+            // A push whose submitter found the queue open afterwards is seen as well. A worker that leaves looks once more, under
+            // a lock; so no model fails without this.
             fence(Ordering::SeqCst);
         }
         let item = if phase == Phase::Stopped { None } else { self.try_pop() };
