@@ -113,7 +113,8 @@ impl JobHandle {
         self.task.attempts()
     }
 
-    /// Whether the job has its outcome. Once it has, its record is filed and what it captured is dropped.
+    /// Whether the job has its outcome. Once it has, its record is filed and what it captured is dropped. Of a job that the
+    /// timer ended while it was queued, another thread may still be dropping that; [`wait`](JobHandle::wait) waits for it.
     ///
     /// # Examples
     ///

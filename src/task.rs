@@ -4,7 +4,8 @@
 //!    operation and the context, and has the duty to finish the job.
 //! 2. To finish is: drop the captures, [`settle`](Task::settle) the outcome, and file the job with its owner, who
 //!    [publishes](Task::publish) it in the step in which its registry takes the record, and then [wakes](Task::wake) those
-//!    who wait. So who sees a finished state finds the record filed and the captures gone.
+//!    who wait. So who sees a finished state finds the record filed and the captures gone; but for what the timer leaves of a
+//!    job that it ends, which the first who looks drops, and who [waits](Task::wait_until) waits for.
 //! 3. A waiter raises `WAITED` under the lock of `held` before it parks, and looks at the state as it does so; `publish`
 //!    changes the state and reads the flag in one step. Either the waiter sees the end or the publisher sees the waiter.
 

@@ -134,7 +134,7 @@ impl Store for [MemoryQueue; 2] {
 enum Place {
     Due,
     Delayed,
-    Leased { token: LeaseToken, who: usize, lapsed: bool },
+    Leased { token: LeaseToken, lapsed: bool },
     Dead,
     Gone,
 }
@@ -311,7 +311,7 @@ impl Model {
         assert_eq!((deliveries, cancelled), (entry.deliveries + 1, entry.cancelled));
         entry.deliveries += 1;
         entry.is_plain = false;
-        entry.place = Place::Leased { token, who, lapsed: false };
+        entry.place = Place::Leased { token, lapsed: false };
         self.tokens.push((who, token));
     }
 
@@ -337,7 +337,7 @@ impl Model {
                     continue;
                 }
                 assert_eq!(answer, if entry.cancelled { Renewal::Cancelled } else { Renewal::Held });
-                entry.place = Place::Leased { token, who, lapsed: false };
+                entry.place = Place::Leased { token, lapsed: false };
             }
         }
     }
